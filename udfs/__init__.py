@@ -1,0 +1,1 @@
+"""What runs on executors: plain functions over arrays, and `adapters` that hands them to Spark."""

@@ -1,0 +1,129 @@
+"""Embeddings as matrices: packed columns, squared norms, exact cosines, and the float32 screen's margin."""
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+Matrix = NDArray[np.float32]
+Doubles = NDArray[np.float64]
+Indices = NDArray[np.int64]
+
+_CHUNK_ELEMENTS = 1 << 17  # float64 copies of this many elements stay in a core's cache
+
+
+def pack(rows: NDArray[np.floating]) -> pa.LargeBinaryArray:
+    """One little-endian binary value per row of an (n, d) float16 or float32 matrix, without copying it."""
+    n, dim = rows.shape
+    data = np.ascontiguousarray(rows, dtype=rows.dtype.newbyteorder("<"))
+    offsets = np.arange(n + 1, dtype=np.int64) * (dim * data.itemsize)
+    return pa.LargeBinaryArray.from_buffers(pa.large_binary(), n, [None, pa.py_buffer(offsets), pa.py_buffer(data)])
+
+
+def unpack(packed: pa.Array, dim: int) -> Matrix:
+    """(n, dim) float32 from n non-null binary values of `dim` little-endian float16 or float32 each.
+
+    Raises ValueError when a value has another length.
+    """
+    packed = packed.cast(pa.large_binary())
+    offsets = np.frombuffer(packed.buffers()[1], np.int64, len(packed) + 1, packed.offset * 8)
+    if len(packed) == 0:
+        return np.empty((0, dim), np.float32)
+    for dtype in (np.dtype("<f4"), np.dtype("<f2")):
+        if np.all(np.diff(offsets) == dim * dtype.itemsize):
+            values = np.frombuffer(packed.buffers()[2], dtype, len(packed) * dim, int(offsets[0]))
+            return values.reshape(len(packed), dim).astype(np.float32, copy=False)
+    return np.stack([_unpack_row(value.as_py(), dim) for value in packed])
+
+
+def _unpack_row(value: bytes, dim: int) -> Matrix:
+    dtype = {2 * dim: "<f2", 4 * dim: "<f4"}.get(len(value))
+    if dtype is None:
+        raise ValueError(f"an embedding of {len(value)} bytes is neither float16 nor float32 of dimension {dim}")
+    return np.frombuffer(value, dtype).astype(np.float32)
+
+
+def dots(x: Matrix, y: Matrix) -> Doubles:
+    """Row-wise dot products of two (n, d) matrices, in float64."""
+    rows = np.arange(len(x))
+    return pair_dots(x, rows, y, rows)
+
+
+def pair_dots(x: Matrix, i: Indices, y: Matrix, j: Indices) -> Doubles:
+    """x[i]·y[j] in float64 for (p,) row numbers i of x (n, d) and j of y (m, d), both float32.
+
+    The order of the additions depends on d alone, so a pair has the same product in whatever batch it comes.
+    """
+    out = np.empty(len(i), np.float64)
+    step = max(1, _CHUNK_ELEMENTS // max(x.shape[1], 1))
+    for start in range(0, len(i), step):  # in chunks, so that the gathered float64 rows never add up
+        part = slice(start, start + step)
+        out[part] = np.einsum("ij,ij->i", x[i[part]].astype(np.float64), y[j[part]].astype(np.float64))
+    return out
+
+
+def squared_norms(x: Matrix) -> Doubles:
+    """x·x of each row of an (n, d) matrix, in float64."""
+    return dots(x, x)
+
+
+def cosines(x: Matrix, i: Indices, y: Matrix, j: Indices, x_sq: Doubles, y_sq: Doubles) -> Doubles:
+    """The score of each pair (x[i], y[j]): x·y / sqrt((x·x)(y·y)) in float64, clipped to [-1, 1].
+
+    x (n, d) and y (m, d) float32; i and j (p,) row numbers; x_sq and y_sq their squared norms. Written so,
+    equal rows score exactly 1: sqrt(a * a) == a in IEEE arithmetic.
+    """
+    return np.clip(pair_dots(x, i, y, j) / np.sqrt(x_sq[i] * y_sq[j]), -1.0, 1.0)
+
+
+def unit_rows(x: Matrix, x_sq: Doubles) -> Matrix:
+    """The rows of x (n, d) divided by their norms in float64, rounded to float32."""
+    return (x / np.sqrt(x_sq)[:, None]).astype(np.float32)
+
+
+def screen_margin(dim: int) -> float:
+    """How far a float32 product of two `unit_rows` can lie from the true cosine.
+
+    With u = 2**-24: rounding the two rows moves their product by at most 2u + u**2, and summing d rounded
+    products in any order by at most d*u / (1 - d*u) (Higham, Accuracy and Stability of Numerical Algorithms,
+    section 3.1). (d + 4) * u * 1.01 covers both for d up to 100,000.
+    """
+    return 1.01 * (dim + 4) * 2.0**-24
+
+
+def first_of_equal_rows(x: Matrix) -> Indices:
+    """For each row of x (n, d) the number of the first row with the same bits, (n,) int64.
+
+    Rows meet by their products with one fixed random vector. Where two different rows share that product, the
+    later one's copies may stay apart, which costs time and never correctness.
+    """
+    own = np.arange(len(x), dtype=np.int64)
+    probe = np.random.default_rng(0).standard_normal((1, x.shape[1]), dtype=np.float32)
+    key = pair_dots(x, own, probe, np.zeros_like(own))
+    _, first, group = np.unique(key, return_index=True, return_inverse=True)
+    candidate = first[group]
+    later = np.flatnonzero(candidate != own)
+    step = max(1, _CHUNK_ELEMENTS // max(x.shape[1], 1))
+    bits = x.view(np.uint32)
+    for start in range(0, len(later), step):
+        rows = later[start : start + step]
+        same = np.all(bits[rows] == bits[candidate[rows]], axis=1)
+        own[rows[same]] = candidate[rows[same]]
+    return own
+
+
+def best_per_row(rows: Indices, cols: Indices, scores: Doubles) -> tuple[Indices, Indices, Doubles]:
+    """The best pair of each row: highest score, of equal ones the lowest column.
+
+    At least one pair; they come sorted by row, then column (as `np.nonzero` gives them). Returns the distinct
+    rows, their columns and scores.
+    """
+    starts = np.flatnonzero(np.r_[True, rows[1:] != rows[:-1]])
+    best = np.maximum.reduceat(scores, starts)
+    is_best = scores == np.repeat(best, np.diff(np.r_[starts, len(rows)]))
+    best_rows, first = np.unique(rows[is_best], return_index=True)
+    return best_rows, cols[is_best][first], best
+
+
+def round_down(x: Doubles | Matrix) -> Matrix:
+    """float32 numbers that are not above x."""
+    return np.nextafter(x.astype(np.float32), np.float32(-np.inf))
