@@ -1,0 +1,67 @@
+"""Decide: kept or removed at each eps, from the stored scores; then check that nothing was lost."""
+
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from jobs.errors import JobError
+from jobs.options import Options, eps_text
+from jobs.stages import Record, Run
+
+
+def decide(options: Options, run: Run) -> Record:
+    """Write dedup/, dedup_summary.csv, clustering/assignments/ and extraction/; returns kept and removed by eps."""
+    matches = run.storage.table(run.work("matches"))
+    _write(matches.select("id", "cluster_id", "cosine_dist_to_cent"), run.path("clustering", "assignments"))
+
+    decided = with_decisions(matches, options.eps_thresholds).hint("rebalance", "eps", "decision")
+    decided.write.mode("overwrite").partitionBy("eps", "decision").parquet(run.path("dedup"))
+    counts = _count(options, run)
+    _check(counts, matches, run)
+    lines = [f"{eps},{c['kept']},{c['removed']},{c['kept'] + c['removed']}" for eps, c in counts.items()]
+    run.storage.write(run.path("dedup_summary.csv"), "\n".join(["eps,kept,removed,total", *lines, ""]).encode())
+
+    if options.eps_to_extract is not None:
+        eps = eps_text(options.eps_to_extract)
+        at_eps = with_decisions(matches, (options.eps_to_extract,))
+        for decision, name in (("kept", "kept_ids.parquet"), ("removed", f"unique_ids_{eps}.parquet")):
+            _write(at_eps.filter(F.col("decision") == decision).select("id"), run.path("extraction", name))
+    return {"by_eps": counts, "bytes_written": run.storage.size(run.path("dedup"))}
+
+
+def with_decisions(matches: DataFrame, eps_thresholds: tuple[float, ...]) -> DataFrame:
+    """Each match once per eps, with `decision`: removed iff cosine_sim_score >= 1 - eps in float64, else kept."""
+    thresholds = F.array(
+        *(F.struct(F.lit(eps_text(eps)).alias("eps"), F.lit(1.0 - eps).alias("min_score")) for eps in eps_thresholds)
+    )
+    removed = F.col("cosine_sim_score") >= F.col("threshold.min_score")
+    return matches.withColumn("threshold", F.explode(thresholds)).select(
+        *matches.columns,
+        F.col("threshold.eps").alias("eps"),
+        F.when(removed, "removed").otherwise("kept").alias("decision"),
+    )
+
+
+def _write(table: DataFrame, path: str) -> None:
+    """Write a narrow table in few files."""
+    table.hint("rebalance").write.mode("overwrite").parquet(path)
+
+
+def _count(options: Options, run: Run) -> dict[str, dict[str, int]]:
+    """Kept and removed by eps, counted in what was written."""
+    written = run.storage.table(run.path("dedup"), "id string, eps string, decision string")
+    counts = {eps_text(eps): {"kept": 0, "removed": 0} for eps in options.eps_thresholds}
+    for row in written.groupBy("eps", "decision").agg(F.count("*").alias("clips")).collect():
+        counts[row.eps][row.decision] = row.clips
+    return counts
+
+
+def _check(counts: dict[str, dict[str, int]], matches: DataFrame, run: Run) -> None:
+    """Conservation: every accepted clip is kept or removed at every eps, and no id stands twice."""
+    accepted = run.records["embeddings"]["accepted"]
+    distinct = matches.select("id").distinct().count()
+    for eps, count in counts.items():
+        if not count["kept"] + count["removed"] == distinct == accepted:
+            raise JobError(
+                f"conservation broken at eps {eps}: {accepted} clips accepted, {distinct} distinct ids matched, "
+                f"{count['kept']} kept and {count['removed']} removed; do not use these results"
+            )

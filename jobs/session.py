@@ -1,0 +1,68 @@
+"""The Spark session, and our own code on its executors."""
+
+import os
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pyspark.sql import SparkSession
+
+import udfs
+
+# Runtime settings this job wants where the user has not chosen; static ones belong to conf/.
+_DEFAULTS = {
+    "spark.sql.execution.arrow.pyspark.enabled": "true",
+    # A cluster's packed embeddings may exceed the 2 GiB that a plain Arrow column can hold.
+    "spark.sql.execution.arrow.useLargeVarTypes": "true",
+}
+
+
+@contextmanager
+def spark_session() -> Iterator[SparkSession]:
+    """The platform's session if there is one (a notebook, a Databricks job), else a new one, stopped after."""
+    running = SparkSession.getActiveSession()
+    spark = running or SparkSession.builder.appName("semdedup").getOrCreate()
+    try:
+        chosen = spark.sparkContext.getConf()
+        for key, value in _DEFAULTS.items():
+            if not chosen.contains(key):
+                spark.conf.set(key, value)
+        if not chosen.contains("spark.sql.shuffle.partitions"):
+            # A few per core: clusters hash unevenly onto partitions.
+            spark.conf.set("spark.sql.shuffle.partitions", max(8, 4 * spark.sparkContext.defaultParallelism))
+        _ship_udfs(spark)
+        yield spark
+    finally:
+        if running is None:
+            spark.stop()
+
+
+@contextmanager
+def settings(spark: SparkSession, values: dict[str, int]) -> Iterator[None]:
+    """Session settings for the length of a block."""
+    before = {name: spark.conf.get(name, None) for name in values}
+    for name, value in values.items():
+        spark.conf.set(name, value)
+    try:
+        yield
+    finally:
+        for name, old in before.items():
+            if old is None:
+                spark.conf.unset(name)
+            else:
+                spark.conf.set(name, old)
+
+
+def _ship_udfs(spark: SparkSession) -> None:
+    """Send udfs/ to the executors, unless it already came in a zip by --py-files."""
+    package = Path(udfs.__file__ or "").parent
+    if not package.is_dir():
+        return
+    # Beside the session's own temporary files; Spark copies it when it is added.
+    archive = Path(tempfile.mkdtemp(prefix="semdedup-")) / f"semdedup-udfs-{os.getpid()}.zip"
+    with zipfile.ZipFile(archive, "w") as zipped:
+        for module in sorted(package.glob("*.py")):
+            zipped.write(module, f"udfs/{module.name}")
+    spark.sparkContext.addPyFile(str(archive))

@@ -1,0 +1,123 @@
+"""Small files and folders on any Hadoop filesystem, from the driver."""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from py4j.protocol import Py4JJavaError
+from pyspark.sql import DataFrame, SparkSession
+
+from jobs.errors import JobError
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A file or folder in a listing."""
+
+    name: str
+    is_dir: bool
+
+
+class Storage:
+    """Reads, writes and lists through Hadoop's FileSystem: local paths, hdfs://, s3a:// and the rest alike."""
+
+    def __init__(self, spark: SparkSession) -> None:
+        self._spark = spark
+        self._jvm: Any = spark._jvm
+        self._conf: Any = spark._jsc.hadoopConfiguration()
+
+    def _open(self, uri: str) -> tuple[Any, Any]:
+        try:
+            path = self._jvm.org.apache.hadoop.fs.Path(uri)
+            return path.getFileSystem(self._conf), path
+        except Py4JJavaError as e:
+            raise JobError(f"{uri}: {java_message(e)}") from None
+
+    def qualified(self, uri: str) -> str:
+        """The path with its scheme and host, for comparing paths."""
+        filesystem, path = self._open(uri)
+        return str(filesystem.makeQualified(path).toString())
+
+    def exists(self, uri: str) -> bool:
+        filesystem, path = self._open(uri)
+        try:
+            return bool(filesystem.exists(path))
+        except Py4JJavaError as e:
+            raise JobError(f"{uri}: {java_message(e)}") from None
+
+    def is_file(self, uri: str) -> bool:
+        filesystem, path = self._open(uri)
+        return self.exists(uri) and bool(filesystem.getFileStatus(path).isFile())
+
+    def entries(self, uri: str, limit: int) -> list[Entry]:
+        """The first `limit` entries of a folder, sorted by name."""
+        filesystem, path = self._open(uri)
+        found: list[Entry] = []
+        listing = filesystem.listStatusIterator(path)
+        while len(found) < limit and listing.hasNext():
+            status = listing.next()
+            found.append(Entry(status.getPath().getName(), bool(status.isDirectory())))
+        return sorted(found, key=lambda entry: entry.name)
+
+    def glob(self, uri: str, pattern: str) -> list[str]:
+        """The paths below `uri` that match a Hadoop glob; `uri` itself is taken literally."""
+        filesystem, path = self._open(f"{escape_glob(uri.rstrip('/'))}/{pattern}")
+        return [str(status.getPath().toString()) for status in filesystem.globStatus(path) or []]
+
+    def read(self, uri: str) -> bytes:
+        filesystem, path = self._open(uri)
+        stream = filesystem.open(path)
+        try:
+            return bytes(self._jvm.org.apache.commons.io.IOUtils.toByteArray(stream))
+        finally:
+            stream.close()
+
+    def write(self, uri: str, content: bytes) -> None:
+        filesystem, path = self._open(uri)
+        filesystem.setWriteChecksum(False)  # no .crc files beside the results on a local disk
+        stream = filesystem.create(path, True)
+        try:
+            stream.write(content)
+        finally:
+            stream.close()
+
+    def delete(self, uri: str) -> None:
+        """Delete a file or a whole folder; a missing one is fine."""
+        filesystem, path = self._open(uri)
+        filesystem.delete(path, True)
+
+    def size(self, uri: str) -> int:
+        """Bytes of all files below a path."""
+        filesystem, path = self._open(uri)
+        return int(filesystem.getContentSummary(path).getLength())
+
+    def table(self, uri: str, schema: str | None = None) -> DataFrame:
+        """A Parquet table that this job wrote."""
+        reader = self._spark.read if schema is None else self._spark.read.schema(schema)
+        return reader.parquet(escape_glob(uri))
+
+    def read_json(self, uri: str) -> dict[str, Any] | None:
+        """The object in a JSON file; None when there is no such file, or only a half-written one."""
+        if not self.is_file(uri):
+            return None
+        try:
+            value = json.loads(self.read(uri))
+        except ValueError:
+            return None
+        return value if isinstance(value, dict) else None
+
+    def write_json(self, uri: str, value: dict[str, Any]) -> None:
+        self.write(uri, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def escape_glob(uri: str) -> str:
+    """A path that Spark and Hadoop would expand, written so that it means itself."""
+    return "".join(f"\\{c}" if c in "\\{}[]*?" else c for c in uri)
+
+
+def java_message(error: Py4JJavaError) -> str:
+    """The first line of the innermost cause of a Java exception."""
+    cause = error.java_exception
+    while cause.getCause() is not None:
+        cause = cause.getCause()
+    return str(cause.getMessage() or cause.toString()).strip().splitlines()[0]
