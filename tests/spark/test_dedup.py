@@ -1,0 +1,153 @@
+"""The whole job against brute force, and its output tree."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tests.reference import brute_force, real_embeddings, score
+from tests.spark.conftest import Result, RunJob, write_clips, write_parquet
+from udfs.ranking import seeded_hash
+
+FLAGS = ("--n-clusters", "20", "--eps-thresholds", "0.1", "0.05", "0.01", "0.001")
+
+
+@pytest.fixture
+def real(tmp_path: Path) -> Path:
+    ids, rows = real_embeddings()
+    return write_parquet(tmp_path / "real", ids, rows)
+
+
+def in_rank_order(cluster: pd.DataFrame, which: str, seed: int) -> pd.DataFrame:
+    """The prescribed order, written with plain sorting."""
+    if which == "hard":
+        return cluster.sort_values(["cosine_dist_to_cent", "id"], ascending=[False, False])
+    if which == "soft":
+        return cluster.sort_values(["cosine_dist_to_cent", "id"])
+    return cluster.assign(h=seeded_hash(list(cluster["id"]), seed)).sort_values(["h", "id"])
+
+
+@pytest.mark.parametrize("which", ["hard", "soft", "random"])
+def test_every_match_score_and_decision_is_that_of_brute_force(real: Path, run_job: RunJob, which: str) -> None:
+    result = run_job(real, *FLAGS, "--which-to-keep", which, "--seed", "7")
+    assigned, dedup = result.table("clustering/assignments"), result.table("dedup")
+    vectors = dict(zip(*real_embeddings(), strict=True))
+    centroids = np.load(result.output / "clustering/centroids.npy")
+    assert assigned["cluster_id"].nunique() == 20
+
+    expected: dict[str, tuple[str | None, float | None]] = {}
+    for cluster_id, cluster in assigned.groupby("cluster_id"):
+        for clip, distance in zip(cluster["id"], cluster["cosine_dist_to_cent"], strict=True):
+            assert distance == pytest.approx(1 - score(vectors[clip], centroids[cluster_id]), abs=1e-14)
+        ids = list(in_rank_order(cluster, which, 7)["id"])
+        matches, scores = brute_force(np.array([vectors[i] for i in ids]), 0.9)
+        expected |= {i: (ids[m] if m >= 0 else None, s) for i, m, s in zip(ids, matches, scores, strict=True)}
+
+    assert len(dedup) == 4 * len(expected)
+    for row in dedup.to_dict("records"):
+        max_id, best = expected[row["id"]]
+        assert row["max_id"] == max_id
+        assert row["cosine_sim_score"] == pytest.approx(np.nan if best is None else best, abs=1e-14, nan_ok=True)
+        removed = best is not None and best >= 1 - float(row["eps"])
+        assert row["decision"] == ("removed" if removed else "kept")
+    assert len(result.removed("0.1")) > len(result.removed("0.01")) > 0
+
+
+def test_the_cut_into_partitions_changes_nothing(tmp_path: Path, run_job: RunJob) -> None:
+    ids, rows = real_embeddings()
+    shuffled = np.random.default_rng(0).permutation(len(ids))
+    ids, rows = [*(ids[i] for i in shuffled), ids[0]], np.concatenate([rows[shuffled], rows[:1]])  # one id twice
+    results: list[Result] = []
+    for files in (1, 7, 64):
+        source = write_parquet(tmp_path / f"in{files}", ids, rows, files)
+        flags = ("--files-per-partition", "1", "--sample-rows-per-cluster", "30")  # a real sample: 600 of 1,200
+        results.append(run_job(source, *FLAGS, *flags, output=f"out{files}"))
+    for other in results[1:]:
+        for name in ("dedup", "clustering/assignments"):
+            pd.testing.assert_frame_equal(results[0].table(name), other.table(name), check_exact=True)
+        assert list(other.table("rejected")["id"]) == [ids[-1]]
+
+
+def test_clips_and_parquet_of_the_same_embeddings_agree(tmp_path: Path, real: Path, run_job: RunJob) -> None:
+    ids, rows = real_embeddings()
+    clips = write_clips(tmp_path / "clips", {i: row[None] for i, row in zip(ids, rows, strict=True)})
+    a, b = run_job(clips, *FLAGS, output="a"), run_job(real, *FLAGS, output="b")
+    pd.testing.assert_frame_equal(a.table("dedup"), b.table("dedup"), check_exact=True)
+
+
+TEXTBOOK = np.array([[1, 2, 3], [4, 5, 6], [7, 8, 9], [10, 11, 12], [1, 2, 3], [1, 2, 3]], np.float32)
+
+
+@pytest.mark.parametrize(
+    ("which", "expected"),
+    [
+        ("hard", {"3": None, "2": "3", "1": "2", "5": "1", "4": "5", "0": "5"}),
+        ("soft", {"0": None, "4": "0", "5": "0", "1": "0", "2": "1", "3": "2"}),
+        ("easy", {"0": None, "4": "0", "5": "0", "1": "0", "2": "1", "3": "2"}),
+    ],
+)
+def test_the_textbook_case(tmp_path: Path, run_job: RunJob, which: str, expected: dict[str, str | None]) -> None:
+    np.save(tmp_path / "centroid.npy", TEXTBOOK[:1])
+    source = write_parquet(tmp_path / "in", [str(i) for i in range(6)], TEXTBOOK)
+    flags = ("--centroids-path", str(tmp_path / "centroid.npy"), "--which-to-keep", which)
+    dedup = run_job(source, *flags, "--eps-thresholds", "0", "0.1").table("dedup")
+    at_01 = dedup[dedup["eps"] == "0.1"]
+    assert dict(zip(at_01["id"], at_01["max_id"], strict=True)) == expected
+    distance = dict(zip(at_01["id"], at_01["cosine_dist_to_cent"], strict=True))
+    assert distance["0"] == distance["4"] == distance["5"] == 0.0
+    assert distance["1"] == pytest.approx(1 - 32 / np.sqrt(14 * 77))
+    exact = dedup[(dedup["eps"] == "0") & (dedup["decision"] == "removed")]
+    assert set(exact["id"]) == ({"4", "0"} if which == "hard" else {"4", "5"})
+    assert exact["cosine_sim_score"].tolist() == [1.0, 1.0]
+
+
+def test_rank_by_columns_decide_which_clip_stays(tmp_path: Path, run_job: RunJob) -> None:
+    rows = np.array([[1, 0], [1, 0], [1, 0], [0, 1], [0, 1]])
+    quality = [2**60, 2**60 + 1, None, 5, 5]  # numbers that float64 would confuse, and a null
+    length = ["b", "b", "z", "short", "shorter"]
+    source = write_parquet(tmp_path / "in", list("abcde"), rows, quality=quality, length=length)
+    flags = ("--n-clusters", "2", "--rank-by", "quality:desc,length:asc")
+    assert run_job(source, *flags).removed("0.01") == {"a", "c", "e"}
+
+
+def test_the_output_tree(real: Path, run_job: RunJob) -> None:
+    result = run_job(real, *FLAGS, "--eps-to-extract", "0.05")
+    out = result.output
+    assert sorted(p.name for p in out.iterdir()) == [
+        "clustering", "dedup", "dedup_summary.csv", "extraction", "rejected", "run.json",
+    ]  # fmt: skip
+    folders = {p.relative_to(out / "dedup").as_posix() for p in (out / "dedup").glob("*/*")}
+    assert folders == {f"eps={e}/decision={d}" for e in ("0.1", "0.05", "0.01", "0.001") for d in ("kept", "removed")}
+    dedup = result.table("dedup")
+    assert set(dedup) == {
+        "id", "cluster_id", "cosine_dist_to_cent", "max_id", "cosine_sim_score", "eps", "decision",
+    }  # fmt: skip
+
+    kept, gone = result.table("extraction/kept_ids.parquet"), result.table("extraction/unique_ids_0.05.parquet")
+    assert list(kept) == list(gone) == ["id"]
+    assert set(gone["id"]) == result.removed("0.05")
+    assert len(kept) + len(gone) == 1200
+    assert not set(kept["id"]) & set(gone["id"])
+
+    summary = pd.read_csv(out / "dedup_summary.csv", dtype={"eps": str})
+    assert summary["eps"].tolist() == ["0.1", "0.05", "0.01", "0.001"]
+    assert summary["removed"].tolist() == [len(result.removed(eps)) for eps in summary["eps"]]
+    assert (summary["kept"] + summary["removed"] == summary["total"]).all()
+    assert set(summary["total"]) == {1200}
+
+    record = json.loads((out / "run.json").read_text())
+    assert record["options"]["eps_thresholds"] == [0.1, 0.05, 0.01, 0.001]
+    assert record["stages"]["embeddings"]["accepted"] == 1200
+    assert all(stage["seconds"] >= 0 for stage in record["stages"].values())
+
+
+def test_more_clusters_than_distinct_clips_warns(
+    tmp_path: Path, run_job: RunJob, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = write_parquet(tmp_path / "in", list("abcd"), np.array([[1, 0], [1, 0], [0, 1], [0, 1]]))
+    result = run_job(source, "--n-clusters", "10")
+    assert result.job.records["clustering"]["clusters"] == 2
+    assert "--n-clusters 10 is more than the 2 distinct clips" in caplog.text
+    assert len(result.removed("0.01")) == 2

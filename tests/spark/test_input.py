@@ -1,0 +1,160 @@
+"""What the job reads, what it rejects, and what it refuses."""
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from pyspark.sql import SparkSession
+
+from jobs.errors import JobError
+from jobs.stages import Run
+from tests.reference import f32
+from tests.spark.conftest import RunJob, write_clips, write_parquet
+
+GOOD = {f"good{i}": np.eye(5, dtype=np.float32)[i % 5] + np.float32(0.01 * i) for i in range(20)}
+
+
+def npy(array: np.ndarray, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.save(path, array)
+
+
+def test_bad_clip_files_are_rejected_with_their_reason(tmp_path: Path, run_job: RunJob) -> None:
+    v = np.ones(5, np.float32)
+    bad = {
+        "short": v[:4], "matrix": np.ones((2, 5), np.float32), "nan": v * np.nan, "inf": v * np.inf,
+        "huge": np.full(5, 1e300), "zero": v * 0, "whole": np.arange(5), "list": [1.0] * 5,
+    }  # fmt: skip
+    source = write_clips(tmp_path / "in", GOOD | bad, {"torn.pickle": b"\x80\x04", "empty.npy": b"", "notes.txt": b"?"})
+    npy(v.astype(np.float16), source / "sub" / "nested.npy")
+    npy(v, source / "sub" / "good3.npy")
+    npy(v, source / "_under.npy")
+    npy(v, source / "sub" / ".dot.npy")
+    result = run_job(source, "--n-clusters", "3", "--max-rejected-fraction", "0.9")
+    rejected = result.table("rejected")
+    assert dict(zip(rejected["id"], rejected["reason"], strict=True)) == {
+        "short": "wrong_dimension", "matrix": "wrong_dimension", "nan": "not_finite", "inf": "not_finite",
+        "huge": "not_finite", "zero": "zero_norm", "whole": "wrong_dtype", "list": "not_an_array",
+        "torn": "unreadable", "empty": "unreadable", "good3": "duplicate_id",
+        "_under": "hidden_name", ".dot": "hidden_name",
+    }  # fmt: skip
+    assert all(source.name in path for path in rejected["source"])
+    assert set(result.table("clustering/assignments")["id"]) == {*GOOD, "nested"}
+    record = result.job.records["embeddings"]
+    assert (record["rows"], record["accepted"], record["rejected"]) == (34, 21, 13)
+
+
+def test_bad_parquet_rows_are_rejected_with_their_reason(tmp_path: Path, run_job: RunJob) -> None:
+    embeddings = [[1.0, 2.0], [2.0, 1.0], None, [1.0, None], [1.0], [], [np.nan, 1.0], [0.0, 0.0], [1.0, 1e300]]
+    ids = ["a", "b", "null", "hole", "short", "empty", "nan", "zero", "huge"]
+    rows = {"id": [*ids, None, "a"], "embedding": [*embeddings, [1.0, 1.0], [9.0, 9.0]]}
+    (tmp_path / "in").mkdir()
+    schema = pa.schema([("id", pa.string()), ("embedding", pa.list_(pa.float64()))])
+    pq.write_table(pa.table(rows, schema=schema), tmp_path / "in" / "x.parquet")
+    result = run_job(tmp_path / "in", "--n-clusters", "1", "--max-rejected-fraction", "1")
+    rejected = result.table("rejected")
+    assert dict(zip(rejected["id"], rejected["reason"], strict=True)) == {
+        "null": "null", "hole": "null", "short": "wrong_dimension", "empty": "wrong_dimension",
+        "nan": "not_finite", "zero": "zero_norm", "huge": "not_finite", None: "null", "a": "duplicate_id",
+    }  # fmt: skip
+    assert set(result.table("clustering/assignments")["id"]) == {"a", "b"}
+
+
+@pytest.mark.parametrize("name", ["a b", "100%", "q?x=1", "a+b", "[x]{y}*", "dé\U0001f3ac", "a'\"<b>&", "x=1", "%2F"])
+def test_names_are_carried_through_unharmed(tmp_path: Path, run_job: RunJob, name: str) -> None:
+    source = write_clips(tmp_path / name, {name: f32([1, 2]), "other": f32([1, 2])})
+    result = run_job(source, "--n-clusters", "1", output=f"out {name}")
+    dedup = result.table("dedup")
+    assert set(dedup["id"]) == {name, "other"}
+    assert len(result.removed("0.01")) == 1
+
+
+def test_twenty_thousand_files_make_twenty_tasks(tmp_path: Path, run_job: RunJob, spark: SparkSession) -> None:
+    rows = np.random.default_rng(0).standard_normal((20_000, 4)).astype(np.float32)
+    source = write_clips(tmp_path / "in", {f"{i:05d}": row for i, row in enumerate(rows)})
+    spark.sparkContext.setJobGroup("tiny-files", "")
+    run_job(source, "--n-clusters", "50", "--files-per-partition", "1000")
+    tracker = spark.sparkContext.statusTracker()
+    jobs = [tracker.getJobInfo(job) for job in tracker.getJobIdsForGroup("tiny-files")]
+    stages = [tracker.getStageInfo(stage) for job in jobs if job for stage in job.stageIds]
+    assert max(stage.numTasks for stage in stages if stage) == 20
+
+
+def test_the_split_pipelines_output_root_is_understood(tmp_path: Path, run_job: RunJob) -> None:
+    root = tmp_path / "root"
+    (root / "clips").mkdir(parents=True)
+    write_clips(root / "iv2_embd", {"a": f32([1, 2])})
+    assert run_job(root, "--n-clusters", "1", output="pickles").job.records["embeddings"]["format"] == "clips"
+    write_parquet(root / "iv2_embd_parquet", ["a"], np.ones((1, 2)))
+    record = run_job(root, "--n-clusters", "1", output="table").job.records["embeddings"]
+    assert (record["format"], record["source"]) == ("parquet", str(root / "iv2_embd_parquet"))
+    write_parquet(root / "ce1_embd_256p_parquet", ["a"], np.ones((1, 2)))
+    with pytest.raises(JobError, match="several models: give the path of one of ce1_embd_256p_parquet"):
+        run_job(root, output="two")
+
+
+def test_whole_number_ids_and_other_column_names(tmp_path: Path, run_job: RunJob) -> None:
+    (tmp_path / "in").mkdir()
+    table = pa.table({"clip.no": [1, 2], "v e": pa.array([[1.0, 0.0]] * 2, pa.list_(pa.float32()))})
+    pq.write_table(table, tmp_path / "in" / "x.parquet")
+    flags = ("--id-column", "clip.no", "--embedding-column", "v e", "--n-clusters", "1")
+    assert run_job(tmp_path / "in", *flags).removed("0.01") == {"1"}
+
+
+def refusals(tmp: Path) -> dict[str, tuple[Path, list[str], str]]:
+    clips = write_clips(tmp / "clips", GOOD)
+    table = write_parquet(tmp / "table", ["a", "b"], np.eye(2), text=["x", "y"])
+    mixed = write_parquet(tmp / "mixed", ["a"], np.eye(1))
+    write_clips(tmp / "mixed" / "deep", {})
+    (mixed / "a.pickle").write_bytes(pickle.dumps(np.ones(3)))
+    (tmp / "empty").mkdir()
+    none = write_clips(tmp / "none", {"a": "text", "b": None})
+    noparquet = tmp / "noparquet"
+    noparquet.mkdir()
+    (noparquet / "x.parquet").write_bytes(b"this is no Parquet")
+    norows = write_parquet(tmp / "norows", [], np.empty((0, 2)))
+    np.save(tmp / "centroids.npy", np.ones((2, 7), np.float32))
+    return {
+        "missing path": (tmp / "nowhere", [], "--input-embeddings-path .*nowhere does not exist"),
+        "empty folder": (tmp / "empty", [], "empty holds no embeddings: looked for files ending in .pickle, .pkl"),
+        "no readable clip": (none, [], r"none of its 2 clips is usable \(not_an_array 2\)"),
+        "no rows": (norows, [], "norows holds no clips"),
+        "both formats": (mixed, [], "choose with --input-format"),
+        "no id column": (table, ["--id-column", "clip"], "--id-column clip: .* it has id, embedding, text"),
+        "no embedding column": (table, ["--embedding-column", "v"], "--embedding-column v: the input has no such"),
+        "text as embedding": (table, ["--embedding-column", "text"], "--embedding-column text is string; .*float"),
+        "no rank column": (table, ["--rank-by", "q:asc"], "--rank-by q: the input has no such column"),
+        "rank by a list": (table, ["--rank-by", "embedding:asc"], "--rank-by embedding is array<float>"),
+        "rank clip files": (clips, ["--rank-by", "q:asc"], "--rank-by needs columns"),
+        "no centroids": (clips, ["--centroids-path", str(tmp / "no.npy")], "--centroids-path .*no.npy is no file"),
+        "other dimension": (clips, ["--centroids-path", str(tmp / "centroids.npy")], r"shape \(2, 7\); .* x 5"),
+        "unknown scheme": (Path("nosuch://x/y"), [], "nosuch"),
+    }
+
+
+CASES = (
+    "missing path", "empty folder", "no readable clip", "no rows", "both formats", "no id column",
+    "no embedding column", "text as embedding", "no rank column", "rank by a list", "rank clip files",
+    "no centroids", "other dimension", "unknown scheme",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_unusable_input_is_refused_in_one_line(tmp_path: Path, run_job: RunJob, case: str) -> None:
+    source, flags, message = refusals(tmp_path)[case]
+    with pytest.raises(JobError, match=message) as error:
+        run_job(source, *flags)
+    assert "\n" not in str(error.value)
+
+
+def test_too_many_rejects_stop_the_job_before_clustering(tmp_path: Path, run_job: RunJob) -> None:
+    source = write_clips(tmp_path / "in", GOOD | {f"bad{i}": "text" for i in range(5)})
+    with pytest.raises(JobError, match=r"--max-rejected-fraction 0.1: 5 of 25 clips .*not_an_array 5"):
+        run_job(source)
+    assert not (tmp_path / "out" / "clustering").exists()
+    result = run_job(source, "--max-rejected-fraction", "0.2")  # more allowed: the same run goes on
+    assert isinstance(result.job, Run)
+    assert len(result.table("rejected")) == 5
