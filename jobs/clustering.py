@@ -37,8 +37,9 @@ def cluster(options: Options, run: Run) -> Record:
                 "--n-clusters %d is more than the %d distinct clips sampled: using %d clusters",
                 options.n_clusters, len(centroids), len(centroids),
             )  # fmt: skip
-    run.storage.write(run.path("clustering", "centroids.npy"), _to_npy(centroids))
-    return {"clusters": len(centroids), **record}
+    content = _to_npy(centroids)
+    run.storage.write(run.path("clustering", "centroids.npy"), content)
+    return {"clusters": len(centroids), **record, "bytes_written": len(content)}
 
 
 def read_centroids(run: Run) -> Matrix:

@@ -84,7 +84,7 @@ def locate(storage: Storage, options: Options) -> Source:
     Raises JobError when nothing is there, when it is not clear which files are meant, and when --output-path
     lies among them.
     """
-    source = _look(storage, options.input_embeddings_path.rstrip("/") or "/", options.input_format)
+    source = _look(storage, options.input_embeddings_path, options.input_format)
     inside = storage.qualified(source.path).rstrip("/") + "/"
     if (storage.qualified(options.output_path).rstrip("/") + "/").startswith(inside):
         raise JobError(

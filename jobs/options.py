@@ -146,6 +146,7 @@ _DESCRIPTION = "Remove near-duplicate clips from a dataset by their embeddings, 
 def parse(argv: Sequence[str] | None = None) -> Options:
     """Options from the command line; raises UsageError with one line that names the flag."""
     args = vars(parser().parse_args(argv))
+    args["input_embeddings_path"] = args["input_embeddings_path"].rstrip("/") or "/"
     args["eps_thresholds"] = tuple(dict.fromkeys(args["eps_thresholds"]))
     args["which_to_keep"] = {"easy": "soft"}.get(args["which_to_keep"], args["which_to_keep"])
     options = Options(**args)

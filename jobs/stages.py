@@ -69,7 +69,12 @@ class Run:
         return record
 
     def finish(self) -> None:
-        """Write run.json, the mark of a complete run, and remove `_work/`."""
+        """Write run.json, the mark of a complete run, and remove `_work/`; a run that was complete stays as it is."""
+        if not self.complete:
+            self._write_run_json()
+        self.storage.delete(self.path("_work"))
+
+    def _write_run_json(self) -> None:
         versions = {
             "spark-semdedup": __version__,
             "pyspark": pyspark.__version__,
@@ -77,7 +82,6 @@ class Run:
         }
         summary = {"options": self._options, "versions": versions, "stages": self.records}
         self.storage.write_json(self.path("run.json"), summary)
-        self.storage.delete(self.path("_work"))
 
     def _record_path(self, stage: str) -> str:
         return self.work(f"stages/{stage}.json")
@@ -96,7 +100,8 @@ def open_run(storage: Storage, options: Options) -> Run:
             storage.delete(run.path(name))
     elif storage.exists(run.output_path):
         _resume(run, options)
-    storage.write_json(run.work("options.json"), options.fingerprint())
+    if not run.complete:
+        storage.write_json(run.work("options.json"), options.fingerprint())
     return run
 
 

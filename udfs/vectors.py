@@ -9,6 +9,7 @@ Doubles = NDArray[np.float64]
 Indices = NDArray[np.int64]
 
 _CHUNK_ELEMENTS = 1 << 17  # float64 copies of this many elements stay in a core's cache
+_EINSUM_COLUMNS = 4096  # beyond its buffer of 8192 elements einsum adds in an order that depends on the batch
 
 
 def pack(rows: NDArray[np.floating]) -> pa.LargeBinaryArray:
@@ -53,11 +54,14 @@ def pair_dots(x: Matrix, i: Indices, y: Matrix, j: Indices) -> Doubles:
 
     The order of the additions depends on d alone, so a pair has the same product in whatever batch it comes.
     """
-    out = np.empty(len(i), np.float64)
+    out = np.zeros(len(i), np.float64)
     step = max(1, _CHUNK_ELEMENTS // max(x.shape[1], 1))
     for start in range(0, len(i), step):  # in chunks, so that the gathered float64 rows never add up
         part = slice(start, start + step)
-        out[part] = np.einsum("ij,ij->i", x[i[part]].astype(np.float64), y[j[part]].astype(np.float64))
+        a, b = x[i[part]], y[j[part]]
+        for left in range(0, x.shape[1], _EINSUM_COLUMNS):
+            cols = slice(left, left + _EINSUM_COLUMNS)
+            out[part] += np.einsum("ij,ij->i", a[:, cols].astype(np.float64), b[:, cols].astype(np.float64))
     return out
 
 

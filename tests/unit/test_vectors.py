@@ -53,7 +53,7 @@ def test_unpack_refuses_another_dimension() -> None:
         unpack(pa.array([b"123456"], pa.binary()), 2)
 
 
-@given(st.integers(1, 2048), st.integers(0, 2**31))
+@given(st.integers(1, 2048) | st.integers(8000, 20_000), st.integers(0, 2**31))
 def test_a_pair_scores_the_same_in_any_batch(dim: int, seed: int) -> None:
     x = normal(9, dim, seed)
     whole = pair_dots(x, np.arange(9), x, np.arange(9)[::-1].copy())
