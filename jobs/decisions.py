@@ -13,7 +13,11 @@ def decide(options: Options, run: Run) -> Record:
     matches = run.storage.table(run.work("matches"))
     _write(matches.select("id", "cluster_id", "cosine_dist_to_cent"), run.path("clustering", "assignments"))
 
-    decided = with_decisions(matches, options.eps_thresholds).hint("rebalance", "eps", "decision")
+    # Rebalanced, so that each folder gets few files; Spark 3.5 takes columns in this hint from SQL only.
+    decided = matches.sparkSession.sql(
+        "select /*+ rebalance(eps, decision) */ * from {decided}",
+        decided=with_decisions(matches, options.eps_thresholds),
+    )
     decided.write.mode("overwrite").partitionBy("eps", "decision").parquet(run.path("dedup"))
     counts = _count(options, run)
     _check(counts, matches, run)

@@ -59,9 +59,10 @@ def test_ties_go_to_the_earliest_row() -> None:
     assert score[1:].tolist() == [0.0, 1.0, 1.0, 1.0]
 
 
-def test_copies_of_a_scaled_row_match_the_row_that_came_first() -> None:
+@pytest.mark.parametrize("tile_rows", [1, 2, 1024])
+def test_copies_of_a_scaled_row_match_the_row_that_came_first(tile_rows: int) -> None:
     x = f32([[1, 1], [2, 2], [2, 2], [4, 4], [2, 2]])
-    match, score = match_earlier(x, 0.9)
+    match, score = match_earlier(x, 0.9, tile_rows)
     assert match.tolist() == [-1, 0, 0, 0, 0]
     assert score[1:].tolist() == [1.0] * 4
 

@@ -85,6 +85,11 @@ def test_equal_rows_find_their_first() -> None:
     assert first_of_equal_rows(x).tolist() == [0, 1, 0, 1, 0, 5]
 
 
+def test_rows_that_only_look_equal_stay_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("udfs.vectors.pair_dots", lambda x, *_: np.zeros(len(x)))
+    assert first_of_equal_rows(f32([[1, 2], [2, 1], [1, 2]])).tolist() == [0, 1, 0]
+
+
 def test_the_best_pair_of_a_row_is_the_first_of_its_highest() -> None:
     rows, cols = np.array([0, 0, 0, 3, 5, 5]), np.array([1, 2, 3, 0, 7, 9])
     best = best_per_row(rows, cols, np.array([0.5, 0.9, 0.9, 0.1, 0.3, 0.4]))
