@@ -14,11 +14,12 @@ from pyspark.sql import SparkSession
 
 from jobs.clustering import cluster
 from jobs.decisions import decide
-from jobs.embeddings import load, locate
+from jobs.embeddings import load
 from jobs.errors import JobError, UsageError
 from jobs.matching import match
 from jobs.options import Options, parse
 from jobs.session import spark_session
+from jobs.sources import locate
 from jobs.stages import Run, open_run
 from jobs.storage import Storage, java_message
 

@@ -64,7 +64,9 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
     """Adds `(default: …)` to each flag that has one."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        return action.help if action.default is None else super()._get_help_string(action)
+        if isinstance(action.default, tuple) and action.default:
+            return f"{action.help} (default: {' '.join(map(str, action.default))})"
+        return super()._get_help_string(action) if action.default else action.help
 
 
 def parser() -> argparse.ArgumentParser:
