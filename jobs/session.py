@@ -1,5 +1,6 @@
 """The Spark session, and our own code on its executors."""
 
+import atexit
 import os
 import tempfile
 import zipfile
@@ -60,9 +61,10 @@ def _ship_udfs(spark: SparkSession) -> None:
     package = Path(udfs.__file__ or "").parent
     if not package.is_dir():
         return
-    # Beside the session's own temporary files; Spark copies it when it is added.
-    archive = Path(tempfile.mkdtemp(prefix="semdedup-")) / f"semdedup-udfs-{os.getpid()}.zip"
-    with zipfile.ZipFile(archive, "w") as zipped:
+    # A name of its own each time, for several jobs in one session; there for executors that start late.
+    handle, archive = tempfile.mkstemp(prefix="semdedup-udfs-", suffix=".zip")
+    atexit.register(Path(archive).unlink, missing_ok=True)
+    with os.fdopen(handle, "wb") as file, zipfile.ZipFile(file, "w") as zipped:
         for module in sorted(package.glob("*.py")):
             zipped.write(module, f"udfs/{module.name}")
-    spark.sparkContext.addPyFile(str(archive))
+    spark.sparkContext.addPyFile(archive)

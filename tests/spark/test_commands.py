@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from pyspark.sql import SparkSession
 
+from jobs.session import spark_session
 from tests.reference import real_embeddings
 from tests.spark.conftest import CONF, RunJob, write_clips
 
@@ -52,6 +54,14 @@ def test_spark_submit_on_a_local_cluster_agrees_with_one_machine(clips: Path, tm
     alone = run_job(clips, *flags)
     cluster = type(alone)(alone.job, tmp_path / "cluster")
     pd.testing.assert_frame_equal(alone.table("dedup"), cluster.table("dedup"), check_exact=True)
+
+
+def test_the_session_of_a_notebook_is_used_and_left_running(spark: SparkSession) -> None:
+    for _ in range(2):  # a cell is often run twice
+        with spark_session() as used:
+            assert used is spark
+            assert used.range(3).count() == 3
+    assert spark.range(3).count() == 3
 
 
 def test_run_sh_and_an_error_in_one_line(tmp_path: Path) -> None:
