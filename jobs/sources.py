@@ -54,7 +54,9 @@ def _look(storage: Storage, path: str, input_format: str) -> Source:
             return _look(storage, f"{path}/{_only_model(flag, split_output)}", input_format)
         for name in [] if formats else folders:  # one level down: date=…/part-0.parquet, 00/clip.npy
             below = storage.entries(f"{path}/{name}", _LOOK_AT)
-            formats |= _formats(entry.name for entry in below if not entry.is_dir)
+            formats = _formats(entry.name for entry in below if not entry.is_dir)
+            if formats:
+                break
     if not formats:
         suffixes = ", ".join((*decode.SUFFIXES, ".parquet"))
         raise JobError(f"{flag} holds no embeddings: looked for files ending in {suffixes}")

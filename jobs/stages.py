@@ -117,19 +117,24 @@ def _resume(run: Run, options: Options) -> None:
                 f"replace what the job writes there ({', '.join(OUTPUTS)})"
             )
         return
+    records = finished["stages"] if finished else _stage_records(run)
     for name, value in options.fingerprint().items():
-        if before.get(name) != value:
+        if records and before.get(name) != value:  # without a complete stage there is nothing to go on with
             raise JobError(
                 f"{where} holds a run with other options (--{name.replace('_', '-')} was {before.get(name)}, "
                 f"now {value}): choose another folder, or start it afresh with --overwrite"
             )
-    if finished:
-        run.records.update(finished["stages"])
-        return
-    for stage_file in storage.glob(run.path("_work"), "stages/*.json"):
-        record = storage.read_json(stage_file)
+    run.records.update(records)
+
+
+def _stage_records(run: Run) -> dict[str, Record]:
+    """The records of the complete stages of an unfinished run, by stage."""
+    records = {}
+    for path in run.storage.glob(run.path("_work"), "stages/*.json"):
+        record = run.storage.read_json(path)
         if record is not None:
-            run.records[stage_file.rsplit("/", 1)[-1].removesuffix(".json")] = record
+            records[path.rsplit("/", 1)[-1].removesuffix(".json")] = record
+    return records
 
 
 def _in_short(record: Record) -> str:

@@ -66,6 +66,12 @@ def test_other_options_are_refused_by_name_unless_overwritten(source: Path, run_
     assert set(result.table("dedup")["eps"]) == {"0.05"}
 
 
+def test_a_mistyped_flag_can_be_mended_in_the_same_folder(source: Path, run_job: RunJob) -> None:
+    with pytest.raises(JobError, match="--id-column clip"):
+        run_job(source, "--n-clusters", "4", "--id-column", "clip")
+    assert run_job(source, "--n-clusters", "4").job.records["embeddings"]["accepted"] == 200
+
+
 def test_a_folder_of_somebody_else_is_refused_and_survives_overwriting(
     source: Path, tmp_path: Path, run_job: RunJob
 ) -> None:
