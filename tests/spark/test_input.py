@@ -83,6 +83,16 @@ def test_twenty_thousand_files_make_twenty_tasks(tmp_path: Path, run_job: RunJob
     assert max(stage.numTasks for stage in stages if stage) == 20
 
 
+def test_of_a_repeated_id_the_same_copy_stays_in_any_order(tmp_path: Path, run_job: RunJob) -> None:
+    np.save(tmp_path / "centroid.npy", f32([[1, 0]]))
+    rows = np.array([[1, 0], [0, 1], [1, 1]])
+    for name, order in (("one", [0, 1, 2]), ("other", [1, 0, 2])):
+        source = write_parquet(tmp_path / name, ["a", "a", "b"], rows[order])
+        flags = ("--centroids-path", str(tmp_path / "centroid.npy"), "--max-rejected-fraction", "0.5")
+        assigned = run_job(source, *flags, output=f"out-{name}").table("clustering/assignments")
+        assert assigned["cosine_dist_to_cent"][0] == 1.0  # [0, 1]: the smaller bytes
+
+
 def test_the_split_pipelines_output_root_is_understood(tmp_path: Path, run_job: RunJob) -> None:
     root = tmp_path / "root"
     (root / "clips").mkdir(parents=True)
