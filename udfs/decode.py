@@ -108,12 +108,12 @@ def _read_pickle(content: bytes) -> NDArray[Any]:
     raise _RejectedError(NOT_AN_ARRAY)
 
 
-class _ArrayUnpickler(pickle.Unpickler):
+class _ArrayUnpickler(pickle._Unpickler):
     """Reads pickled NumPy arrays without NumPy's own unpickling code.
 
     A pickled array is a call of `_reconstruct` (or, from protocol 5, `_frombuffer`) and the array's state. Here
     those names lead to the stand-ins below, which check the state and build the array themselves; any other
-    name is refused.
+    name is refused. The base is the one in Python: the one in C allocates whatever memo index a file names.
     """
 
     def find_class(self, module: str, name: str) -> Any:

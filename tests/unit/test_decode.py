@@ -1,6 +1,7 @@
 import io
 import os
 import pickle
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,17 @@ def test_a_header_that_promises_more_than_the_file_holds_allocates_nothing() -> 
     content = npy(VECTOR).replace(b"(3,)", b"(10000000000000,)", 1)
     assert decode_clip("clip.npy", content).reason == decode.UNREADABLE
     assert decode_clip("clip.npy", npy(np.array([None]), allow_pickle=True)).reason == decode.WRONG_DTYPE
+
+
+def test_a_pickle_that_names_a_far_memo_index_allocates_nothing() -> None:
+    tracemalloc.start()
+    try:
+        for index in (2**20, 2**28, 2**32 - 1):
+            content = b"\x80\x02N" + b"r" + index.to_bytes(4, "little") + b"."
+            assert decode_clip("clip.pickle", content).reason == decode.NOT_AN_ARRAY
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
 
 
 @given(st.binary(max_size=200), st.sampled_from(["a.npy", "a.pkl"]), st.booleans())
