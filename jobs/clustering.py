@@ -1,45 +1,97 @@
 """Cluster: centroids from a sample of the embeddings, or from a file."""
 
+import dataclasses
 import io
 import logging
 
 import numpy as np
 import pyarrow as pa
-from pyspark.sql import DataFrame
-from pyspark.sql import functions as F
+from pyspark.sql import SparkSession
 
-from jobs.embeddings import accepted
+from jobs.embeddings import sampled
 from jobs.errors import JobError
 from jobs.kmeans import train
-from jobs.options import Options
+from jobs.options import Options, eps_text
+from jobs.planning import LOOK_AT, auto_clusters, make_plan, sample_rows, training_rows
 from jobs.stages import Record, Run
-from udfs.vectors import Matrix, unpack
+from udfs.cells import Cells
+from udfs.sketches import principal_basis
+from udfs.vectors import Doubles, Indices, Matrix, squared_norms, unit_rows, unpack
 
 log = logging.getLogger(__name__)
 
-_SAMPLE_BYTES = 512 << 20  # of float32 on the driver: half of spark.driver.maxResultSize's default
 
-
-def cluster(options: Options, run: Run) -> Record:
-    """Write clustering/centroids.npy; returns how many there are and how they came about."""
-    dim, rows = run.records["embeddings"]["dim"], run.records["embeddings"]["accepted"]
-    record: Record = {}
-    if options.centroids_path:
-        centroids = _load_centroids(run, options.centroids_path, dim)
-    else:
-        fits = _SAMPLE_BYTES // (4 * dim)
-        wanted = min(options.n_clusters * options.sample_rows_per_cluster, max(fits, options.n_clusters))
-        sample = _sample(accepted(run), rows, wanted, options.seed, dim)
-        centroids = train(sample, options.n_clusters, options.seed)
-        record["sample_rows"] = len(sample)
-        if len(centroids) < options.n_clusters:
-            log.warning(
-                "--n-clusters %d is more than the %d distinct clips sampled: using %d clusters",
-                options.n_clusters, len(centroids), len(centroids),
-            )  # fmt: skip
+def cluster(spark: SparkSession, options: Options, run: Run) -> Record:
+    """Write clustering/centroids.npy and the basis of the sketches; returns what they are and the plan of the work."""
+    loaded = run.records["embeddings"]
+    dim, rows = loaded["dim"], loaded["accepted"]
+    given = _load_centroids(run, options.centroids_path, dim) if options.centroids_path else None
+    k = options.n_clusters or auto_clusters(rows, dim) if given is None else len(given)
+    drawn = sampled(spark, options, run, sample_rows(k, options, dim))["embedding"]
+    sample = unpack(pa.array(drawn, pa.large_binary()), dim)
+    training = sample[: training_rows(k, options, dim)]
+    centroids = train(training, k, options.seed) if given is None else given
+    if len(centroids) < k and options.n_clusters:
+        log.warning(
+            "--n-clusters %d is more than the %d distinct clips sampled: using %d clusters",
+            options.n_clusters, len(centroids), len(centroids),
+        )  # fmt: skip
     content = _to_npy(centroids)
     run.storage.write(run.path("clustering", "centroids.npy"), content)
-    return {"clusters": len(centroids), **record, "bytes_written": len(content)}
+
+    others = sample[-LOOK_AT:]  # k-means fits the rows it saw better than others
+    unit = unit_rows(others, squared_norms(others))
+    copies, home = _guest_copies(others, centroids, options)
+    basis = principal_basis(unit)
+    row_bytes = 4 * dim
+    min_score = 1.0 - max(options.eps_thresholds)
+    plan = make_plan(unit, home, basis, rows, copies, min_score, row_bytes, options.seed)
+    run.storage.write(run.work("basis.npy"), _to_npy(basis[:, : plan.screen_coordinates]))
+    log.info(
+        "%d clusters; about %.2f guest copies of each clip, %.0f pairs a clip; %s",
+        len(centroids), copies, plan.pairs_per_clip,
+        f"{plan.screen_coordinates} screen coordinates, about {plan.surviving_fraction:.0%} of the clips survive"
+        if plan.two_passes else "matching all clips in one pass",
+    )  # fmt: skip
+    return {
+        "clusters": len(centroids),
+        "sample_rows": len(training),
+        "estimated_guest_copies": round(copies, 4),
+        **dataclasses.asdict(plan),
+        "bytes_written": len(content),
+    }
+
+
+def _guest_copies(sample: Matrix, centroids: Matrix, options: Options) -> tuple[float, Indices]:
+    """Guests per clip, estimated from a sample, and the homes of that.
+
+    Raises JobError when there are more than --max-guest-copies, saying what would take fewer.
+    """
+    eps = max(options.eps_thresholds) if options.match_scope == "all" else None
+    placed = Cells(centroids, eps).place(sample)
+    copies = len(placed.guest_rows) / len(sample)
+    if eps is None or copies <= options.max_guest_copies:
+        return copies, placed.home
+
+    def few_enough(eps: float, centroids: Matrix) -> bool:
+        guests = Cells(centroids, eps).place(sample[:2000]).guest_rows
+        return len(guests) <= options.max_guest_copies * len(sample[:2000])
+
+    smaller_eps = next(e for e in (eps / 2**n for n in range(1, 64)) if few_enough(e, centroids))
+    fewer = max(1, len(centroids) // 2)
+    while not few_enough(eps, train(sample, fewer, options.seed)):
+        fewer //= 2
+    raise JobError(
+        f"--max-guest-copies {options.max_guest_copies:g}: to find all pairs at eps {eps_text(eps)} among "
+        f"{len(centroids)} clusters, each clip would be copied about {copies:.0f} times; --eps-thresholds up to "
+        f"{smaller_eps:.2g}, --n-clusters {fewer} or --match-scope cluster would stay below"
+    )
+
+
+def read_basis(run: Run) -> Doubles:
+    """The basis of the sketches, (d, m) float64."""
+    basis: Doubles = np.load(io.BytesIO(run.storage.read(run.work("basis.npy"))), allow_pickle=False)
+    return basis
 
 
 def read_centroids(run: Run) -> Matrix:
@@ -47,16 +99,6 @@ def read_centroids(run: Run) -> Matrix:
     content = run.storage.read(run.path("clustering", "centroids.npy"))
     centroids: Matrix = np.load(io.BytesIO(content), allow_pickle=False)
     return centroids
-
-
-def _sample(clips: DataFrame, rows: int, wanted: int, seed: int, dim: int) -> Matrix:
-    """About `wanted` embeddings (n, dim), chosen and ordered by a hash of the id: however the rows lie."""
-    drawn = clips.select("id", "embedding", F.xxhash64(F.lit(seed), "id").alias("draw"))
-    if wanted < rows:
-        threshold = int(-(2**63) + 2**64 * (wanted / rows))
-        drawn = drawn.filter(F.col("draw") < F.lit(threshold))
-    collected = drawn.toPandas().sort_values(["draw", "id"])
-    return unpack(pa.array(collected["embedding"], pa.large_binary()), dim)
 
 
 def _load_centroids(run: Run, uri: str, dim: int) -> Matrix:
@@ -78,7 +120,7 @@ def _load_centroids(run: Run, uri: str, dim: int) -> Matrix:
     return np.ascontiguousarray(centroids)
 
 
-def _to_npy(array: Matrix) -> bytes:
+def _to_npy(array: Matrix | Doubles) -> bytes:
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=False)
     return buffer.getvalue()

@@ -7,11 +7,15 @@ from jobs.errors import JobError
 from jobs.options import Options, eps_text
 from jobs.stages import Record, Run
 
+_WRITTEN = "id string, eps string, decision string"
+
 
 def decide(options: Options, run: Run) -> Record:
     """Write dedup/, dedup_summary.csv, clustering/assignments/ and extraction/; returns kept and removed by eps."""
-    matches = run.storage.table(run.work("matches"))
-    _write(matches.select("id", "cluster_id", "cosine_dist_to_cent"), run.path("clustering", "assignments"))
+    found = run.storage.table(run.work("matches"))
+    placed = run.storage.table(run.work("placements")).select("id", "cluster_id", "cosine_dist_to_cent")
+    matches = placed.join(found, "id", "left")
+    _write(placed, run.path("clustering", "assignments"))
 
     # Rebalanced, so that each folder gets few files; Spark 3.5 takes columns in this hint from SQL only.
     decided = matches.sparkSession.sql(
@@ -20,7 +24,7 @@ def decide(options: Options, run: Run) -> Record:
     )
     decided.write.mode("overwrite").partitionBy("eps", "decision").parquet(run.path("dedup"))
     counts = _count(options, run)
-    _check(counts, matches, run)
+    _check(counts, options, run)
     lines = [f"{eps},{c['kept']},{c['removed']},{c['kept'] + c['removed']}" for eps, c in counts.items()]
     run.storage.write(run.path("dedup_summary.csv"), "\n".join(["eps,kept,removed,total", *lines, ""]).encode())
 
@@ -52,20 +56,21 @@ def _write(table: DataFrame, path: str) -> None:
 
 def _count(options: Options, run: Run) -> dict[str, dict[str, int]]:
     """Kept and removed by eps, counted in what was written."""
-    written = run.storage.table(run.path("dedup"), "id string, eps string, decision string")
+    written = run.storage.table(run.path("dedup"), _WRITTEN)
     counts = {eps_text(eps): {"kept": 0, "removed": 0} for eps in options.eps_thresholds}
     for row in written.groupBy("eps", "decision").agg(F.count("*").alias("clips")).collect():
         counts[row.eps][row.decision] = row.clips
     return counts
 
 
-def _check(counts: dict[str, dict[str, int]], matches: DataFrame, run: Run) -> None:
+def _check(counts: dict[str, dict[str, int]], options: Options, run: Run) -> None:
     """Conservation: every accepted clip is kept or removed at every eps, and no id stands twice."""
     accepted = run.records["embeddings"]["accepted"]
-    distinct = matches.select("id").distinct().count()
+    written = run.storage.table(run.path("dedup"), _WRITTEN)
+    distinct = written.filter(F.col("eps") == eps_text(options.eps_thresholds[0])).select("id").distinct().count()
     for eps, count in counts.items():
         if not count["kept"] + count["removed"] == distinct == accepted:
             raise JobError(
-                f"conservation broken at eps {eps}: {accepted} clips accepted, {distinct} distinct ids matched, "
+                f"conservation broken at eps {eps}: {accepted} clips accepted, {distinct} distinct ids written, "
                 f"{count['kept']} kept and {count['removed']} removed; do not use these results"
             )

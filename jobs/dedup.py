@@ -1,6 +1,7 @@
 """Semantic deduplication of clip embeddings: `spark-submit jobs/dedup.py --help`."""
 
 import logging
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ if __package__ in (None, ""):  # run as a script: make `jobs` and `udfs` importa
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from py4j.protocol import Py4JJavaError
-from pyspark.errors import PySparkException
+from pyspark.errors import PySparkException, PythonException
 from pyspark.sql import SparkSession
 
 from jobs.clustering import cluster
@@ -18,6 +19,8 @@ from jobs.embeddings import load
 from jobs.errors import JobError, UsageError
 from jobs.matching import match
 from jobs.options import Options, parse
+from jobs.placement import place
+from jobs.screening import screen
 from jobs.session import spark_session
 from jobs.sources import locate
 from jobs.stages import Run, open_run
@@ -30,7 +33,9 @@ def run(spark: SparkSession, options: Options) -> Run:
     source = locate(storage, options)
     job = open_run(storage, options)
     job.stage("embeddings", lambda: load(spark, options, job, source))
-    job.stage("clustering", lambda: cluster(options, job))
+    job.stage("clustering", lambda: cluster(spark, options, job))
+    job.stage("placement", lambda: place(spark, options, job))
+    job.stage("screening", lambda: screen(spark, options, job))
     job.stage("matching", lambda: match(spark, options, job))
     job.stage("decisions", lambda: decide(options, job))
     job.finish()
@@ -52,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except Py4JJavaError as e:
         _fail(f"Spark failed: {java_message(e)}", 1)
     except PySparkException as e:
-        _fail(f"Spark failed: {str(e).strip().splitlines()[0]}", 1)
+        _fail(f"Spark failed: {_spark_message(e)}", 1)
 
 
 def summary(job: Run) -> str:
@@ -68,6 +73,13 @@ def summary(job: Run) -> str:
         for eps, count in job.records["decisions"]["by_eps"].items()
     ]
     return "\n".join([*lines, f"results: {job.output_path}"])
+
+
+def _spark_message(error: PySparkException) -> str:
+    """One line: of an error in a Python worker the error itself, which ends its traceback, else the first line."""
+    lines = str(error).strip().splitlines()
+    raised = [line for line in lines if re.match(r"[\w.]*(Error|Exception|ArrowInvalid|Warning)\b.*: ", line)]
+    return raised[-1] if isinstance(error, PythonException) and raised else lines[0]
 
 
 def _fail(message: str, code: int) -> None:

@@ -1,54 +1,66 @@
-"""Load: pack the embeddings into one table, and set the unusable ones aside in rejected/."""
+"""Load: find the usable clips, and set the others aside in rejected/.
 
+Parquet is read where it lies, by each pass over the clips. Clip files are many and small, so they are packed into
+one table first; so is Parquet with an id that occurs twice, or with several dimensions.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import reduce
 from typing import Any
 from urllib.parse import unquote
 
 import pandas as pd
-from pyspark.sql import Column, DataFrame, SparkSession, Window
+from pyspark.sql import DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
-from pyspark.sql import types as T
 
 from jobs.errors import JobError
 from jobs.options import Options
+from jobs.planning import auto_clusters, sample_rows
+from jobs.readers import Reader, reader
 from jobs.session import settings
 from jobs.sources import Source
 from jobs.stages import Record, Run
-from jobs.storage import Storage, escape_glob
+from jobs.storage import Storage
 from udfs import adapters, decode
 
-_EMBEDDING_TYPES = "array<float> or array<double>"
 _REJECTED_COLUMNS = "id string, source string, reason string"
+_EVERY_DRAW = 2**63 - 1
 
 
 def load(spark: SparkSession, options: Options, run: Run, source: Source) -> Record:
-    """Write the packed embeddings and rejected/; returns the counts and the dimension."""
-    read = {"clips": _read_clips, "parquet": _read_parquet}[source.format]
-    files, packed, reading = read(spark, source, options)
-    with settings(spark, reading):
-        # A row's number is only its name in the written table: nothing is ordered by it.
-        numbered = packed.withColumn("row", F.monotonically_increasing_id())
-        numbered.write.mode("overwrite").parquet(run.work("embeddings"))
+    """Write the table of the input's rows, and rejected/; returns the counts and the dimension.
 
-    rows = run.storage.table(run.work("embeddings"))
-    overlooked = _overlooked_clips(spark, run.storage, source, files, rows) if source.format == "clips" else []
-    dim = _most_common_dimension(rows)
+    The rows of usable clips are whole, or only those are that the sample may need.
+    """
+    reading = reader(spark, source, options)
+    limit = _EVERY_DRAW if source.format == "clips" else _sample_limit(options, reading)
+    rows = _scan(spark, options, run, reading, limit)
+    usable, unusable = _count(rows)
+    repeats = _may_repeat_ids(rows)
+    if limit < _EVERY_DRAW and (repeats or len(usable) > 1):
+        limit = _EVERY_DRAW
+        rows = _scan(spark, options, run, reading, limit)
+    overlooked = _overlooked_clips(spark, run.storage, source, reading.files, rows) if source.format == "clips" else []
+
+    # The dimension that most usable rows have, of equally common ones the greater.
+    dim = max(usable, key=lambda d: (usable[d], d), default=None)
     other_dim = F.col("dim") != F.lit(dim)
     rows = rows.withColumn("reason", F.when(other_dim, decode.WRONG_DIMENSION).otherwise(F.col("reason")))
-    _duplicate_ids(rows).write.mode("overwrite").parquet(run.work("duplicate_ids"))
-    duplicates = run.storage.table(run.work("duplicate_ids"))
-    rejected = rows.filter("reason is not null").select("id", "source", "reason")
-    rejected = rejected.unionByName(duplicates.select("id", "source", "reason"))
-    rejected = rejected.unionByName(spark.createDataFrame(overlooked, _REJECTED_COLUMNS))
-    rejected.hint("rebalance").write.mode("overwrite").parquet(run.path("rejected"))
-
-    by_reason = run.storage.table(run.path("rejected")).groupBy("reason").agg(F.count("*").alias("clips"))
-    rejected_by_reason = {row.reason: row.clips for row in by_reason.orderBy("reason").collect()}
+    rejected = [rows.filter("reason is not null")] if unusable or len(usable) > 1 else []
+    if repeats:
+        _duplicate_ids(rows).write.mode("overwrite").parquet(run.work("duplicate_ids"))
+        rejected.append(run.storage.table(run.work("duplicate_ids")))
+    rejected.append(spark.createDataFrame(overlooked, _REJECTED_COLUMNS))
+    rejected_by_reason = _write_rejected(rejected, run)
     record = {
         "source": source.path,
         "format": source.format,
+        "packed": limit == _EVERY_DRAW,
+        "sampled_below": limit,
         "dim": dim,
-        "rows": rows.count() + len(overlooked),
-        "accepted": rows.filter("reason is null").count() - duplicates.count(),
+        "rows": sum(usable.values()) + unusable + len(overlooked),
+        "accepted": (usable[dim] if dim else 0) - rejected_by_reason.get(decode.DUPLICATE_ID, 0),
         "rejected": sum(rejected_by_reason.values()),
         "rejected_by_reason": rejected_by_reason,
         "bytes_written": run.storage.size(run.work("embeddings")),
@@ -57,88 +69,108 @@ def load(spark: SparkSession, options: Options, run: Run, source: Source) -> Rec
     return record
 
 
-def accepted(run: Run) -> DataFrame:
-    """The usable clips: id, embedding (packed), and rank_0, rank_1, … for --rank-by."""
+class Clips:
+    """The usable clips, for one pass over them after the other."""
+
+    def __init__(self, spark: SparkSession, options: Options, run: Run) -> None:
+        loaded = run.records["embeddings"]
+        self._run, self._bytes_past_spark = run, 0
+        self._settings = {"spark.sql.execution.arrow.maxRecordsPerBatch": batch_rows(loaded["dim"])}
+        if loaded["packed"]:
+            rows = run.storage.table(run.work("embeddings")).filter(f"reason is null and dim = {loaded['dim']}")
+            if decode.DUPLICATE_ID in loaded["rejected_by_reason"]:
+                rows = rows.join(run.storage.table(run.work("duplicate_ids")).select("row"), "row", "left_anti")
+            self._frame = rows.drop("row", "source", "dim", "reason", "draw")
+            self._functions: tuple[adapters.ArrowFunction, ...] = ()
+            kinds = {field.name: field.dataType.simpleString() for field in self._frame.schema}
+            self.rank_kinds = {name: kind for name, kind in kinds.items() if name.startswith("rank_")}
+        else:
+            reading = reader(spark, Source(loaded["source"], loaded["format"]), options)
+            self._frame = reading.frame
+            self._functions = (reading.function, adapters.usable(loaded["dim"]))
+            self._settings |= reading.settings
+            self._bytes_past_spark = reading.bytes_past_spark
+            self.rank_kinds = dict(reading.rank_kinds)
+
+    def map(self, function: adapters.ArrowFunction, schema: str) -> DataFrame:
+        """A function of batches (id, embedding packed, rank_0, …) over all clips; computed inside `reading`."""
+        return self._frame.mapInArrow(adapters.chain(*self._functions, function), schema)
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """The Spark settings to read with."""
+        with settings(self._frame.sparkSession, self._settings):
+            yield
+        self._run.read_by_python += self._bytes_past_spark
+
+
+def batch_rows(dim: int) -> int:
+    """Rows of an Arrow batch: about 24 MiB of float32, enough for BLAS and little beside a task's memory."""
+    return max(1, (24 << 20) // (4 * dim))
+
+
+def sampled(spark: SparkSession, options: Options, run: Run, wanted: int) -> pd.DataFrame:
+    """About `wanted` usable clips (id, embedding packed), chosen and ordered by a hash of the id.
+
+    However the rows lie: the sample depends on the ids and the seed alone.
+    """
     loaded = run.records["embeddings"]
-    rows = run.storage.table(run.work("embeddings")).filter(f"reason is null and dim = {loaded['dim']}")
-    if decode.DUPLICATE_ID in loaded["rejected_by_reason"]:
-        rows = rows.join(run.storage.table(run.work("duplicate_ids")).select("row"), "row", "left_anti")
-    return rows.drop("row", "source", "dim", "reason")
+    limit = min(2**63 - 1, int(2**63 * (wanted / loaded["accepted"])))
+    if loaded["packed"] or limit <= loaded["sampled_below"]:
+        rows = run.storage.table(run.work("embeddings")).filter(f"reason is null and dim = {loaded['dim']}")
+        if decode.DUPLICATE_ID in loaded["rejected_by_reason"]:
+            rows = rows.join(run.storage.table(run.work("duplicate_ids")).select("row"), "row", "left_anti")
+        drawn = rows.filter(F.col("draw") <= limit).select("id", "embedding", "draw").toPandas()
+    else:
+        clips = Clips(spark, options, run)
+        with clips.reading():
+            sample = clips.map(adapters.draw_clips(options.seed, limit), "id string, embedding binary, draw bigint")
+            drawn = sample.toPandas()
+    return drawn.sort_values(["draw", "id"])
 
 
-# What a reader gives: the files as Spark reads them, the packed rows, and the settings to read them with.
-_Reading = tuple[DataFrame, DataFrame, dict[str, int]]
-
-
-def _read_clips(spark: SparkSession, source: Source, options: Options) -> _Reading:
-    if options.rank_by:
-        raise JobError("--rank-by needs columns to rank by: clip files have none, Parquet may")
-    reader = spark.read.format("binaryFile").option("recursiveFileLookup", "true")
-    suffixes = ",".join(suffix[1:] for suffix in decode.SUFFIXES)
-    files = reader.option("pathGlobFilter", f"*.{{{suffixes}}}").load(escape_glob(source.path))
-    packed = files.select("path", "content").mapInArrow(adapters.decode_clips, adapters.EMBEDDING_COLUMNS)
-    # Spark fills a task by the bytes of its files plus a cost for opening each. With a cost above all their
-    # bytes together, what counts is the number of files.
-    cost = min(2**40, 2**62 // options.files_per_partition)
-    return (
-        files,
-        packed,
-        {
-            "spark.sql.files.openCostInBytes": cost,
-            "spark.sql.files.maxPartitionBytes": cost * options.files_per_partition,
-            "spark.sql.files.minPartitionNum": 1,
-        },
+def _scan(spark: SparkSession, options: Options, run: Run, reading: Reader, limit: int) -> DataFrame:
+    """Write a row for each of the input's, with the embedding where its draw is within the limit."""
+    rank_schema = "".join(f", {name} {kind}" for name, kind in reading.rank_kinds.items())
+    scanned = reading.frame.mapInArrow(
+        adapters.chain(reading.function, adapters.keep_drawn(options.seed, limit)),
+        adapters.EMBEDDING_COLUMNS + ", draw bigint" + rank_schema,
     )
+    run.read_by_python += reading.bytes_past_spark
+    with settings(spark, dict(reading.settings)):
+        # A row's number is only its name in the written table: nothing is ordered by it.
+        numbered = scanned.withColumn("row", F.monotonically_increasing_id())
+        numbered.write.option("compression", "none").mode("overwrite").parquet(run.work("embeddings"))
+    return run.storage.table(run.work("embeddings"))
 
 
-def _read_parquet(spark: SparkSession, source: Source, options: Options) -> _Reading:
-    reader = spark.read.option("recursiveFileLookup", "true")
-    if options.input_format == "auto":
-        reader = reader.option("pathGlobFilter", "*.parquet")
-    table = reader.parquet(escape_glob(source.path))
-    types = {field.name: field.dataType for field in table.schema}
-    _check_column(types, "--id-column", options.id_column, (T.StringType, T.IntegralType), "text or whole numbers")
-    _check_column(types, "--embedding-column", options.embedding_column, (T.ArrayType,), _EMBEDDING_TYPES)
-    element = types[options.embedding_column].elementType  # type: ignore[attr-defined]
-    if not isinstance(element, T.FloatType | T.DoubleType):
-        raise JobError(
-            f"--embedding-column {options.embedding_column}: its elements are {element.simpleString()}; "
-            f"it must be {_EMBEDDING_TYPES}"
-        )
-    columns = [
-        _column(options.id_column).cast("string").alias("id"),
-        F.col("_metadata.file_path").alias("source"),
-        _column(options.embedding_column).alias("embedding"),
-    ]
-    rank_fields = []
-    for n, ranked in enumerate(options.rank_by):
-        _check_column(types, "--rank-by", ranked.name, (T.AtomicType,), "a column that can be sorted")
-        # pandas has no whole numbers with nulls; decimals keep every digit.
-        whole = isinstance(types[ranked.name], T.IntegralType)
-        kind = "decimal(20,0)" if whole else types[ranked.name].simpleString()
-        columns.append(_column(ranked.name).cast(kind).alias(f"rank_{n}"))
-        rank_fields.append(f", rank_{n} {kind}")
-    packed = table.select(columns).mapInArrow(adapters.pack_lists, adapters.EMBEDDING_COLUMNS + "".join(rank_fields))
-    # At most --files-per-partition files a task: each counts as at least its share of a task's bytes.
-    jvm: Any = spark._jvm
-    task_bytes = jvm.org.apache.spark.network.util.JavaUtils.byteStringAsBytes(
-        spark.conf.get("spark.sql.files.maxPartitionBytes")
-    )
-    return table, packed, {"spark.sql.files.openCostInBytes": task_bytes // options.files_per_partition}
+def _sample_limit(options: Options, reading: Reader) -> int:
+    """The highest draw that the sample of clusters may need."""
+    rows, dim = reading.outline(options.embedding_column)
+    wanted = sample_rows(options.n_clusters or auto_clusters(rows, dim), options, dim) if dim else 0
+    return min(_EVERY_DRAW, int(2**63 * (1.1 * wanted / max(rows, 1))))
 
 
-def _check_column(
-    types: dict[str, T.DataType], flag: str, name: str, legal: tuple[type[T.DataType], ...], legal_text: str
-) -> None:
-    if name not in types:
-        raise JobError(f"{flag} {name}: the input has no such column; it has {', '.join(types)}")
-    if not isinstance(types[name], legal):
-        raise JobError(f"{flag} {name} is {types[name].simpleString()}; it must be {legal_text}")
+def _count(rows: DataFrame) -> tuple[dict[int, int], int]:
+    """The usable rows of each dimension, and the unusable ones of all."""
+    by_kind = rows.groupBy("reason", "dim").agg(F.count("*").alias("clips")).collect()
+    usable = {row.dim: row.clips for row in by_kind if row.reason is None}
+    return usable, sum(row.clips for row in by_kind if row.reason is not None)
 
 
-def _column(name: str) -> Column:
-    """A column by its literal name, dots and backticks included."""
-    return F.col("`{}`".format(name.replace("`", "``")))
+def _write_rejected(tables: list[DataFrame], run: Run) -> dict[str, int]:
+    """Write the rejected rows, and count by reason what was written."""
+    columns = [table.select("id", "source", "reason") for table in tables]
+    reduce(DataFrame.unionByName, columns).hint("rebalance").write.mode("overwrite").parquet(run.path("rejected"))
+    if len(tables) == 1 and tables[0].isEmpty():
+        return {}
+    by_reason = run.storage.table(run.path("rejected")).groupBy("reason").agg(F.count("*").alias("clips"))
+    return {row.reason: row.clips for row in by_reason.orderBy("reason").collect()}
+
+
+def _may_repeat_ids(rows: DataFrame) -> bool:
+    repeated = rows.filter("reason is null").groupBy("draw").count().filter("count > 1")
+    return bool(repeated.limit(1).count())
 
 
 def _overlooked_clips(
@@ -173,18 +205,11 @@ def _is_hidden(name: str) -> bool:
     return name[0] == "." or ("=" not in name and not name.startswith(("_metadata", "_common_metadata")))
 
 
-def _most_common_dimension(rows: DataFrame) -> int | None:
-    """The dimension most usable rows have, of equally common ones the greater; None when no row is usable."""
-    counts = rows.filter("reason is null").groupBy("dim").count().orderBy(F.desc("count"), F.desc("dim"))
-    first = counts.first()
-    return int(first["dim"]) if first else None
-
-
 def _duplicate_ids(rows: DataFrame) -> DataFrame:
     """All rows of an id but one, whichever order they came in: the one with the smallest content stays."""
     usable = rows.filter("reason is null")
     repeated = usable.groupBy("id").count().filter("count > 1").select("id")
-    content = [name for name in rows.columns if name not in ("id", "source", "row")]
+    content = [name for name in rows.columns if name not in ("id", "source", "draw", "row")]
     window = Window.partitionBy("id").orderBy(*content, "source", "row")
     numbered = usable.join(repeated, "id", "left_semi").withColumn("nth", F.row_number().over(window))
     return numbered.filter("nth > 1").select("row", "id", "source", F.lit(decode.DUPLICATE_ID).alias("reason"))

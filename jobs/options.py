@@ -8,14 +8,7 @@ from typing import Any, NoReturn
 
 from jobs import __version__
 from jobs.errors import UsageError
-
-
-@dataclasses.dataclass(frozen=True)
-class RankColumn:
-    """A column of the input that ranks clips."""
-
-    name: str
-    descending: bool
+from udfs.ranking import RankColumn
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,10 +22,12 @@ class Options:
     embedding_column: str
     files_per_partition: int
     max_rejected_fraction: float
-    n_clusters: int
+    n_clusters: int | None
     centroids_path: str | None
     sample_rows_per_cluster: int
     match_scope: str
+    max_guest_copies: float
+    max_block_rows: int
     eps_thresholds: tuple[float, ...]
     eps_to_extract: float | None
     which_to_keep: str
@@ -43,7 +38,14 @@ class Options:
     def fingerprint(self) -> dict[str, Any]:
         """What decides the result, as JSON values: the same in a rerun that goes on where a run stopped."""
         fields = dataclasses.asdict(self)
-        for name in ("output_path", "overwrite", "files_per_partition", "max_rejected_fraction"):
+        for name in (
+            "output_path",
+            "overwrite",
+            "files_per_partition",
+            "max_rejected_fraction",
+            "max_guest_copies",
+            "max_block_rows",
+        ):
             del fields[name]
         fields["eps_thresholds"] = list(self.eps_thresholds)
         fields["rank_by"] = [f"{c.name}:{'desc' if c.descending else 'asc'}" for c in self.rank_by]
@@ -104,7 +106,11 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
 
     g = p.add_argument_group("clustering")
-    g.add_argument("--n-clusters", type=_positive_int, default=1000, metavar="K", help="number of k-means clusters")
+    g.add_argument(
+        "--n-clusters", type=_clusters, default="auto", metavar="K",
+        help="number of k-means clusters, or auto: the number that makes the work least; "
+        "with --match-scope all it changes the time, and with hard and soft which clip of a group stays",
+    )  # fmt: skip
     g.add_argument(
         "--sample-rows-per-cluster", type=_positive_int, default=256, metavar="N",
         help="clips per cluster in the sample that k-means is trained on",
@@ -117,8 +123,18 @@ def parser() -> argparse.ArgumentParser:
 
     g = p.add_argument_group("matching and decisions")
     g.add_argument(
-        "--match-scope", choices=("cluster",), default="cluster",
-        help="which pairs count: cluster: those within one cluster",
+        "--match-scope", choices=("all", "cluster"), default="all",
+        help="which pairs count: all of the dataset, or, as in SemDeDup and NeMo Curator, only those in one cluster",
+    )  # fmt: skip
+    g.add_argument(
+        "--max-guest-copies", type=_non_negative, default=32.0, metavar="N",
+        help="stop before matching when finding all pairs would take more than this many copies of each clip, "
+        "estimated from the sample; a smaller eps or fewer clusters take fewer",
+    )  # fmt: skip
+    g.add_argument(
+        "--max-block-rows", type=_positive_int, default=20000, metavar="N",
+        help="clips a task compares with as many others at most: larger clusters are cut into blocks; a task holds "
+        "about 2 x N x dimension x 12 bytes",
     )  # fmt: skip
     g.add_argument(
         "--eps-thresholds", type=_fraction, nargs="+", default=(0.01, 0.001), metavar="EPS",
@@ -166,6 +182,17 @@ def _positive_int(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least 1")
     return int(value)
+
+
+def _clusters(text: str) -> int | None:
+    return None if text == "auto" else _positive_int(text)
+
+
+def _non_negative(text: str) -> float:
+    value = _number(text, float, "a number of at least 0")
+    if not value >= 0:
+        raise argparse.ArgumentTypeError(f"{text} is not a number of at least 0")
+    return float(value)
 
 
 def _fraction(text: str) -> float:

@@ -41,6 +41,7 @@ class Run:
         self.output_path = output_path.rstrip("/")
         self.records = records
         self._options = options
+        self.read_by_python = 0  # bytes that tasks have read past Spark, which does not count them
 
     def path(self, *parts: str) -> str:
         """A path of the output tree."""
@@ -60,9 +61,12 @@ class Run:
             log.info("%-12s already done", name)
             return self.records[name]
         log.info("%-12s started", name)
-        start = time.monotonic()
+        start, before, by_python = time.monotonic(), self.storage.traffic(), self.read_by_python
         record = work()
         record["seconds"] = round(time.monotonic() - start, 3)
+        read, shuffled = (now - then for now, then in zip(self.storage.traffic(), before, strict=True))
+        record["bytes_read"] = read + self.read_by_python - by_python
+        record["bytes_shuffled"] = shuffled
         self.storage.write_json(self._record_path(name), record)
         self.records[name] = record
         log.info("%-12s %6.1f s  %s", name, record["seconds"], _in_short(record))

@@ -6,6 +6,7 @@ from typing import Any
 
 from py4j.protocol import Py4JJavaError
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql.types import StructType
 
 from jobs.errors import JobError
 
@@ -25,6 +26,7 @@ class Storage:
         self._spark = spark
         self._jvm: Any = spark._jvm
         self._conf: Any = spark._jsc.hadoopConfiguration()
+        self._schemas: dict[str, StructType] = {}
 
     def _open(self, uri: str) -> tuple[Any, Any]:
         try:
@@ -84,6 +86,7 @@ class Storage:
     def delete(self, uri: str) -> None:
         """Delete a file or a whole folder; a missing one is fine."""
         filesystem, path = self._open(uri)
+        self._schemas.pop(uri, None)
         filesystem.delete(path, True)
 
     def size(self, uri: str) -> int:
@@ -91,10 +94,21 @@ class Storage:
         filesystem, path = self._open(uri)
         return int(filesystem.getContentSummary(path).getLength())
 
+    def traffic(self) -> tuple[int, int]:
+        """Bytes that Spark's tasks have read from files and written to shuffles, since the session began."""
+        context: Any = self._spark.sparkContext._jsc
+        context.sc().listenerBus().waitUntilEmpty()
+        executors = context.sc().statusStore().executorList(False)
+        each = [executors.apply(n) for n in range(executors.size())]
+        return sum(e.totalInputBytes() for e in each), sum(e.totalShuffleWrite() for e in each)
+
     def table(self, uri: str, schema: str | None = None) -> DataFrame:
         """A Parquet table that this job wrote."""
-        reader = self._spark.read if schema is None else self._spark.read.schema(schema)
-        return reader.parquet(escape_glob(uri))
+        known = schema or self._schemas.get(uri)
+        reader = self._spark.read if known is None else self._spark.read.schema(known)
+        table = reader.parquet(escape_glob(uri))
+        self._schemas[uri] = table.schema  # finding it out takes Spark a job each time
+        return table
 
     def read_json(self, uri: str) -> dict[str, Any] | None:
         """The object in a JSON file; None when there is no such file, or only a half-written one."""

@@ -30,11 +30,13 @@ def score(x: NDArray[np.floating], y: NDArray[np.floating]) -> float:
 
 def brute_force(vectors: NDArray[np.floating], min_score: float) -> tuple[list[int], list[float | None]]:
     """The match of each row, in rank order: the earlier row with the highest score, of equal ones the earliest."""
+    x = vectors.astype(np.float64)
+    norms = (x * x).sum(axis=1)
     matches: list[int] = []
     scores: list[float | None] = []
-    for i, x in enumerate(vectors):
-        candidates = [(score(x, y), -j) for j, y in enumerate(vectors[:i])]
-        best, j = max(candidates, default=(-2.0, 0))
-        matches.append(-j if best >= min_score else -1)
-        scores.append(best if best >= min_score else None)
+    for i in range(len(x)):
+        cosine = np.clip((x[:i] * x[i]).sum(axis=1) / np.sqrt(norms[:i] * norms[i]), -1, 1)
+        best = cosine.max(initial=-2.0)
+        matches.append(int(cosine.argmax()) if best >= min_score else -1)
+        scores.append(float(best) if best >= min_score else None)
     return matches, scores

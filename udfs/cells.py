@@ -1,4 +1,13 @@
-"""Cells: the nearest centroid of each embedding, and how far it is."""
+"""Cells: the home of each embedding, and the neighbouring cells it visits as a guest.
+
+A clip's home is its nearest centroid. Two unit vectors with cosine >= 1 - eps are at most r = sqrt(2 eps) apart.
+When their homes differ, the segment between them crosses the plane midway between the two centroids, so one of
+the two lies within r / 2 of that plane. With every clip a guest wherever such a plane is that near, each such
+pair meets in at least one cell, and there one of the two is at home.
+"""
+
+import dataclasses
+import math
 
 import numpy as np
 
@@ -15,33 +24,98 @@ from udfs.vectors import (
     unit_rows,
 )
 
-_BLOCK_ELEMENTS = 1 << 22  # a block of float32 products, rows x centroids: 16 MiB
+_BLOCK_ELEMENTS = 1 << 20  # a block of float32 products, rows x centroids: 4 MiB
+_TABLE_CELLS = 4096  # up to so many cells their distances are kept in a table, of at most 64 MiB
 
 
-def assign(vectors: Matrix, centroids: Matrix) -> tuple[Indices, Doubles]:
-    """The nearest centroid of each row's direction, and the cosine distance to it.
+@dataclasses.dataclass(frozen=True)
+class Placement:
+    """Where n rows belong."""
 
-    vectors: (n, d) float32, no zero row; centroids: (k, d) float32. Nearest is by Euclidean distance from
-    x / |x|, that is the largest x·c / |x| - c·c / 2; of equal ones the lowest number. float32 products screen
-    the centroids and float64 decides, so the answer does not depend on the batch a row comes in.
-    Returns (n,) int64 and (n,) float64, 1 - cosine in [0, 2]; the distance to a zero centroid is 1.
-    """
-    cluster = np.empty(len(vectors), np.int64)
-    x_sq, c_sq = squared_norms(vectors), squared_norms(centroids)
-    unit = unit_rows(vectors, x_sq)
-    half = (c_sq / 2).astype(np.float32)
-    # The margin of unit rows scaled by the centroid's norm, and the rounding of c·c / 2.
-    margin = screen_margin(vectors.shape[1]) * float(np.max(np.sqrt(c_sq) + c_sq))
-    step = max(1, _BLOCK_ELEMENTS // len(centroids))
-    for start in range(0, len(vectors), step):
-        rows = slice(start, start + step)
-        screen = unit[rows] @ centroids.T - half
-        i, j = np.nonzero(screen >= round_down(screen.max(axis=1) - 2 * margin)[:, None])
-        if len(i) > len(screen):  # more than one candidate for some row
-            value = pair_dots(vectors[rows], i, centroids, j) / np.sqrt(x_sq[rows][i]) - c_sq[j] / 2
-            _, j, _ = best_per_row(i, j, value)
-        cluster[rows] = j
+    home: Indices  # (n,) the nearest centroid; of equally near ones the lowest number
+    distance: Doubles  # (n,) 1 - cosine to it, in [0, 2]; 1 where the centroid is zero
+    guest_rows: Indices  # (g,) ascending; row guest_rows[i] is a guest of cell guest_cells[i]
+    guest_cells: Indices
 
-    with np.errstate(invalid="ignore"):  # a zero centroid has no direction: 0 / 0
-        cos = cosines(vectors, np.arange(len(vectors)), centroids, cluster, x_sq, c_sq)
-    return cluster, 1.0 - np.nan_to_num(cos)
+
+class Cells:
+    """The cells around k centroids (k, d) float32, for pairs of cosine >= 1 - eps; eps None takes no guests."""
+
+    def __init__(self, centroids: Matrix, eps: float | None = None) -> None:
+        self.centroids = centroids
+        # A cosine rounded in float64 may pass 1 - eps with a distance this little above sqrt(2 eps).
+        self._reach = 0.0 if eps is None else math.sqrt(2 * eps + 1e-12) / 2
+        self._guests = eps is not None and len(centroids) > 1
+        self._c_sq = squared_norms(centroids)
+        self._half = (self._c_sq / 2).astype(np.float32)
+        # The margin of unit rows scaled by the centroid's norm, and the rounding of c·c / 2.
+        self._margin = screen_margin(centroids.shape[1]) * float(np.max(np.sqrt(self._c_sq) + self._c_sq))
+        self._table = self._all_gaps() if self._guests and len(centroids) <= _TABLE_CELLS else None
+        self._max_gap = 2 * math.sqrt(self._c_sq.max()) if self._table is None else float(self._table.max())
+
+    def place(self, vectors: Matrix, x_sq: Doubles | None = None, unit: Matrix | None = None) -> Placement:
+        """Homes and guests of the rows of `vectors`, (n, d) float32 without a zero row.
+
+        Nearest is by Euclidean distance from x / |x|, that is the largest x·c / |x| - c·c / 2. float32 products
+        screen the centroids; float64 decides a home, so it does not depend on the batch a row comes in. Guests
+        are taken with a margin: never too few. x_sq and unit are the rows' squared norms and `unit_rows`.
+        """
+        x_sq = squared_norms(vectors) if x_sq is None else x_sq
+        unit = unit_rows(vectors, x_sq) if unit is None else unit
+        home = np.empty(len(vectors), np.int64)
+        guests: list[tuple[Indices, Indices]] = []
+        step = max(1, _BLOCK_ELEMENTS // len(self.centroids))
+        for start in range(0, len(vectors), step):
+            rows = slice(start, start + step)
+            home[rows], guest_rows, guest_cells = self._place_block(vectors[rows], x_sq[rows], unit[rows])
+            guests.append((guest_rows + start, guest_cells))
+        with np.errstate(invalid="ignore"):  # a zero centroid has no direction: 0 / 0
+            cos = cosines(vectors, np.arange(len(vectors)), self.centroids, home, x_sq, self._c_sq)
+        guest_rows, guest_cells = (
+            (np.concatenate(part) if part else np.empty(0, np.int64) for part in zip(*guests, strict=True))
+            if guests
+            else (np.empty(0, np.int64), np.empty(0, np.int64))
+        )
+        return Placement(home, 1.0 - np.nan_to_num(cos), guest_rows, guest_cells)
+
+    def _place_block(self, x: Matrix, x_sq: Doubles, unit: Matrix) -> tuple[Indices, Indices, Indices]:
+        screen = unit @ self.centroids.T
+        screen -= self._half
+        top = screen.max(axis=1)
+        floor = round_down(top - 2 * self._margin)
+        widest = floor if not self._guests else round_down(floor - (self._reach * self._max_gap + 2 * self._margin))
+        i, j = np.divmod(np.flatnonzero(screen >= widest[:, None]), screen.shape[1])
+        value = screen[i, j]
+
+        near = value >= floor[i]
+        home = np.empty(len(x), np.int64)
+        near_i, near_j = i[near], j[near]
+        home[near_i] = near_j
+        if len(near_i) > len(x):  # close calls: more than one candidate for some row
+            close = np.bincount(near_i, minlength=len(x))[near_i] > 1
+            near_i, near_j = near_i[close], near_j[close]
+            exact = pair_dots(x, near_i, self.centroids, near_j) / np.sqrt(x_sq[near_i]) - self._c_sq[near_j] / 2
+            near_i, near_j, _ = best_per_row(near_i, near_j, exact)
+            home[near_i] = near_j
+        if not self._guests:
+            return home, i[:0], j[:0]
+
+        of = home[i]
+        behind = screen[i, of].astype(np.float64) - value - 2 * self._margin
+        guest = (behind <= self._reach * self._gaps(of, j)) & (j != of)
+        return home, i[guest], j[guest]
+
+    def _gaps(self, i: Indices, j: Indices) -> Doubles | Matrix:
+        """How far apart centroids i and j are, rounded up."""
+        if self._table is not None:
+            return self._table[i, j]
+        squared = self._c_sq[i] + self._c_sq[j] - 2 * pair_dots(self.centroids, i, self.centroids, j)
+        gaps: Doubles = np.sqrt(np.maximum(squared, 0) + 1e-12 * self._c_sq.max())
+        return gaps
+
+    def _all_gaps(self) -> Matrix:
+        c = self.centroids.astype(np.float64)
+        squared = self._c_sq[:, None] + self._c_sq - 2 * (c @ c.T)
+        gaps = np.sqrt(np.maximum(squared, 0) + 1e-12 * self._c_sq.max()).astype(np.float32)
+        table: Matrix = np.nextafter(gaps, np.float32(np.inf))
+        return table

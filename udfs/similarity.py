@@ -2,11 +2,12 @@
 
 import numpy as np
 
+from udfs.sketches import coordinate_margin, coordinates
+from udfs.units import Flags, sweeps, tiles
 from udfs.vectors import (
     Doubles,
     Indices,
     Matrix,
-    best_per_row,
     cosines,
     first_of_equal_rows,
     round_down,
@@ -15,63 +16,159 @@ from udfs.vectors import (
     unit_rows,
 )
 
-TILE_ROWS = 1024  # a float32 tile of 1024 x 1024 is 4 MiB
+TILE_ROWS = 512  # a float32 tile of 1 MiB stays in a core's cache
+
+_DENSE = 32  # a tile with more than one candidate in so many pairs is cheaper computed in full
+_PENDING = 1 << 18  # candidate pairs to gather before they are scored
 
 
-def match_earlier(vectors: Matrix, min_score: float, tile_rows: int = TILE_ROWS) -> tuple[Indices, Doubles]:
+def match_earlier(
+    vectors: Matrix,
+    min_score: float,
+    basis: Doubles | None = None,
+    home: Flags | None = None,
+    second: Flags | None = None,
+    tile_rows: int = TILE_ROWS,
+) -> tuple[Indices, Doubles, dict[str, int]]:
     """For each row the best-scoring row before it, exactly as float64 brute force finds it.
 
-    vectors: (n, d) float32 in rank order, no zero row. Returns the row number of the match, (n,) int64 with
-    -1 for none, and its cosine, (n,) float64 with NaN for none. A match scores at least `min_score`; of equal
+    vectors: (n, d) float32 in rank order, no zero row. home and second say which rows a unit compares, as for
+    `sweeps`; without them all are. basis: (d, m) float64 with orthonormal columns, for the screen; without
+    columns, or without a basis, every tile is computed in full.
+
+    Returns the row number of the match, (n,) int64 with -1 for none; its cosine, (n,) float64 with NaN for none;
+    and counts of the work: `pairs` bounded, `scored` in float64. A match scores at least `min_score`; of equal
     scores the earliest row wins. Memory beside the input: two float32 copies of it and a few tiles.
     """
+    n = len(vectors)
+    basis = np.empty((vectors.shape[1], 0)) if basis is None else basis
     x_sq = squared_norms(vectors)
-    first = first_of_equal_rows(vectors)
-    # Equal rows have equal scores, so the first of them matches for all.
-    leaders = np.flatnonzero(first == np.arange(len(vectors)))
-    leader_match, leader_score = _match_tiles(vectors[leaders], x_sq[leaders], min_score, tile_rows)
+    first = first_of_equal_rows(vectors, x_sq)
+    home = np.ones(n, bool) if home is None else home
+    # Equal rows have equal scores, so of those compared with the same rows the first matches for all.
+    kind = home.astype(np.int64) + (0 if second is None else 2 * second.astype(np.int64))
+    _, first_of_kind, group = np.unique(4 * first + kind, return_index=True, return_inverse=True)
+    first = first_of_kind[group]
+    leaders = np.flatnonzero(first == np.arange(n))
+    if len(leaders) == n:
+        return _Matcher(vectors, x_sq, min_score, basis).run(home, second, tile_rows)
 
-    match = np.full(len(vectors), -1, np.int64)
-    score = np.full(len(vectors), np.nan)
+    found = _Matcher(vectors[leaders], x_sq[leaders], min_score, basis)
+    leader_match, leader_score, counts = found.run(
+        home[leaders], None if second is None else second[leaders], tile_rows
+    )
+    match = np.full(n, -1, np.int64)
+    score = np.full(n, np.nan)
     matched = leader_match >= 0
     match[leaders[matched]] = leaders[leader_match[matched]]
     score[leaders] = leader_score
-    followers = np.flatnonzero(first != np.arange(len(vectors)))
+    followers = np.flatnonzero(first != np.arange(n))
     leader = first[followers]
     # A follower scores 1 with its leader, and with the leader's own match where that scores 1 as well.
     match[followers] = np.where(score[leader] == 1.0, match[leader], leader)
     score[followers] = 1.0
-    return match, score
+    return match, score, counts
 
 
-def _match_tiles(x: Matrix, x_sq: Doubles, min_score: float, tile_rows: int) -> tuple[Indices, Doubles]:
-    """`match_earlier` by triangular tiles: float32 products screen the pairs, float64 cosines decide."""
-    n = len(x)
-    margin = screen_margin(x.shape[1])
-    unit = unit_rows(x, x_sq)
-    match = np.full(n, -1, np.int64)
-    score = np.full(n, min_score)
-    for top in range(0, n, tile_rows):
-        rows = slice(top, min(top + tile_rows, n))
-        for left in range(0, rows.stop, tile_rows):
-            cols = slice(left, min(left + tile_rows, rows.stop))
-            screen = unit[rows] @ unit[cols].T
-            if left == top:
-                screen[np.triu_indices(len(screen))] = -2.0
-            i, j = _candidates(screen, score[rows], margin)
-            if len(i) == 0:
+class _Matcher:
+    """The best earlier row of each row, found tile by tile."""
+
+    def __init__(self, x: Matrix, x_sq: Doubles, min_score: float, basis: Doubles) -> None:
+        self._x, self._x_sq, self._min_score = x, x_sq, min_score
+        self._unit = unit_rows(x, x_sq)
+        self._screened = basis.shape[1] > 0
+        self._coordinates = coordinates(self._unit, basis) if self._screened else self._unit[:, :0]
+        self._floor = np.float32(min_score - coordinate_margin(basis.shape[1]) - 2.0**-22)
+        self._match = np.full(len(x), -1, np.int64)
+        self._score = np.full(len(x), min_score)
+        self._counts = {"pairs": 0, "scored": 0}
+        self._pending: list[tuple[Indices, Indices]] = []
+        self._precise = False  # float32 could not tell the last tile's pairs apart
+
+    def run(self, home: Flags, second: Flags | None, tile_rows: int) -> tuple[Indices, Doubles, dict[str, int]]:
+        for rows, cols in sweeps(home, second):
+            triangle = rows is cols
+            a = self._coordinates[rows]
+            b = a if triangle else self._coordinates[cols]
+            for i, j in tiles(len(rows), len(cols), triangle, tile_rows):
+                self._precise &= j.start > 0
+                diagonal = triangle and i == j
+                self._counts["pairs"] += (i.stop - i.start) * (j.stop - j.start) // (2 if diagonal else 1)
+                if self._screened:
+                    bound = a[i] @ b[j].T
+                    if diagonal:
+                        bound[np.triu_indices(len(bound))] = -np.inf
+                    if bound.max(initial=-np.inf) < self._floor:
+                        continue
+                    hits = np.flatnonzero(bound >= self._floor)
+                    if len(hits) * _DENSE <= bound.size:
+                        p, q = np.divmod(hits, bound.shape[1])
+                        self._add(rows[i][p], cols[j][q])
+                        continue
+                self._dense(rows[i], cols[j], diagonal)
+        self._settle()
+        return self._match, np.where(self._match >= 0, self._score, np.nan), self._counts
+
+    def _add(self, i: Indices, j: Indices) -> None:
+        """Pairs that may match, to be scored with others."""
+        if len(i) == 0:
+            return
+        self._pending.append((i, j))
+        if sum(len(i) for i, _ in self._pending) > _PENDING:
+            self._settle()
+
+    def _settle(self) -> None:
+        """Score the pending pairs in float64 and keep the best of each later row."""
+        if not self._pending:
+            return
+        i, j = (np.concatenate(part) for part in zip(*self._pending, strict=True))
+        self._pending = []
+        self._counts["scored"] += len(i)
+        later, earlier = np.maximum(i, j), np.minimum(i, j)
+        score = cosines(self._x, later, self._x, earlier, self._x_sq, self._x_sq)
+        better = (score > self._score[later]) | (
+            (score == self._score[later]) & ((self._match[later] < 0) | (earlier < self._match[later]))
+        )
+        later, earlier, score = later[better], earlier[better], score[better]
+        order = np.lexsort((earlier, -score, later))
+        later, earlier, score = later[order], earlier[order], score[order]
+        first = np.flatnonzero(np.r_[True, later[1:] != later[:-1]][: len(later)])
+        self._match[later[first]], self._score[later[first]] = earlier[first], score[first]
+
+    def _dense(self, rows: Indices, cols: Indices, diagonal: bool) -> None:
+        """A tile in full: only the pairs that may be the best of their later row are scored.
+
+        Where a whole group is more alike than float32 can tell apart, float64 narrows it down.
+        """
+        self._settle()  # the scores so far raise the bar
+        for precise in (False, True):
+            if self._precise and not precise:
                 continue
-            i, j, s = best_per_row(i + top, j + left, cosines(x, i + top, x, j + left, x_sq, x_sq))
-            # Tiles come left to right: on equal scores the earlier match stays.
-            better = (s > score[i]) | ((s == score[i]) & (match[i] < 0))
-            match[i[better]], score[i[better]] = j[better], s[better]
-    return match, np.where(match >= 0, score, np.nan)
+            margin = screen_margin(self._x.shape[1], np.float64 if precise else np.float32)
+            product = self._rows(rows, precise) @ self._rows(cols, precise).T
+            before = rows[:, None] > cols
+            p, q = _candidates(np.where(before, product, -2), self._bar(rows, cols), margin)
+            if not diagonal:
+                t, s = _candidates(np.where(before, -2, product).T, self._bar(cols, rows), margin)
+                p, q = np.r_[p, s], np.r_[q, t]
+            self._precise = precise or len(p) * _DENSE > product.size
+            if precise or not self._precise:
+                self._add(rows[p], cols[q])
+                return
+
+    def _rows(self, rows: Indices, precise: bool) -> Matrix | Doubles:
+        return self._x[rows] / np.sqrt(self._x_sq[rows])[:, None] if precise else self._unit[rows]
+
+    def _bar(self, rows: Indices, others: Indices) -> Doubles:
+        """The score each row has to reach; a row that has 1 from an earlier row than all of these is done."""
+        done = (self._score[rows] == 1.0) & (self._match[rows] >= 0) & (self._match[rows] < others[0])
+        return np.where(done, 2.0, self._score[rows])
 
 
-def _candidates(screen: Matrix, score: Doubles, margin: float) -> tuple[Indices, Indices]:
+def _candidates(product: Matrix | Doubles, score: Doubles, margin: float) -> tuple[Indices, Indices]:
     """The pairs of a tile whose cosine may be their row's best and at least the score it has already."""
-    highest = screen.max(axis=1)
-    floor = round_down(np.maximum(score - margin, highest - 2 * margin))
+    highest = product.max(axis=1)
+    floor = round_down(np.maximum(score - margin, highest - 2 * margin), product.dtype.type)
     hit = np.flatnonzero(highest >= floor)
-    i, j = np.nonzero(screen[hit] >= floor[hit, None])
+    i, j = np.nonzero(product[hit] >= floor[hit, None])
     return hit[i], j

@@ -1,5 +1,7 @@
 """Embeddings as matrices: packed columns, squared norms, exact cosines, and the float32 screen's margin."""
 
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
@@ -12,8 +14,8 @@ _CHUNK_ELEMENTS = 1 << 17  # float64 copies of this many elements stay in a core
 _EINSUM_COLUMNS = 4096  # beyond its buffer of 8192 elements einsum adds in an order that depends on the batch
 
 
-def pack(rows: NDArray[np.floating]) -> pa.LargeBinaryArray:
-    """One little-endian binary value per row of an (n, d) float16 or float32 matrix, without copying it."""
+def pack(rows: NDArray[Any]) -> pa.LargeBinaryArray:
+    """One little-endian binary value per row of an (n, d) matrix of numbers, without copying it."""
     n, dim = rows.shape
     data = np.ascontiguousarray(rows, dtype=rows.dtype.newbyteorder("<"))
     offsets = np.arange(n + 1, dtype=np.int64) * (dim * data.itemsize)
@@ -84,34 +86,39 @@ def unit_rows(x: Matrix, x_sq: Doubles) -> Matrix:
     return (x / np.sqrt(x_sq)[:, None]).astype(np.float32)
 
 
-def screen_margin(dim: int) -> float:
-    """How far a float32 product of two `unit_rows` can lie from the true cosine.
+def screen_margin(dim: int, dtype: type[np.floating[Any]] = np.float32) -> float:
+    """How far a product of two unit rows in this precision, float32 or float64, can lie from the true cosine.
 
-    With u = 2**-24: rounding the two rows moves their product by at most 2u + u**2, and summing d rounded
+    With u = 2**-24, or 2**-53: rounding the two rows moves their product by at most 2u + u**2, and summing d rounded
     products in any order by at most d*u / (1 - d*u) (Higham, Accuracy and Stability of Numerical Algorithms,
     section 3.1). (d + 4) * u * 1.01 covers both for d up to 100,000.
     """
-    return 1.01 * (dim + 4) * 2.0**-24
+    return 1.01 * (dim + 4) * float(np.finfo(dtype).eps) / 2
 
 
-def first_of_equal_rows(x: Matrix) -> Indices:
+def first_of_equal_rows(x: Matrix, x_sq: Doubles) -> Indices:
     """For each row of x (n, d) the number of the first row with the same bits, (n,) int64.
 
-    Rows meet by their products with one fixed random vector. Where two different rows share that product, the
-    later one's copies may stay apart, which costs time and never correctness.
+    Rows meet by their squared norms x_sq (n,), then by their products with one fixed random vector. Where two
+    different rows share both, the later one's copies may stay apart, which costs time and never correctness.
     """
     own = np.arange(len(x), dtype=np.int64)
+    _, group, size = np.unique(x_sq, return_inverse=True, return_counts=True)
+    twins = np.flatnonzero(size[group] > 1)
+    if len(twins) == 0:
+        return own
     probe = np.random.default_rng(0).standard_normal((1, x.shape[1]), dtype=np.float32)
-    key = pair_dots(x, own, probe, np.zeros_like(own))
-    _, first, group = np.unique(key, return_index=True, return_inverse=True)
-    candidate = first[group]
-    later = np.flatnonzero(candidate != own)
+    keys = np.stack([x_sq[twins], pair_dots(x, twins, probe, np.zeros_like(twins))], axis=1)
+    _, first, group = np.unique(keys, axis=0, return_index=True, return_inverse=True)
+    candidate = twins[first[group.reshape(-1)]]
+    later = candidate != twins
+    twins, candidate = twins[later], candidate[later]
     step = max(1, _CHUNK_ELEMENTS // max(x.shape[1], 1))
     bits = x.view(np.uint32)
-    for start in range(0, len(later), step):
-        rows = later[start : start + step]
-        same = np.all(bits[rows] == bits[candidate[rows]], axis=1)
-        own[rows[same]] = candidate[rows[same]]
+    for start in range(0, len(twins), step):
+        rows, firsts = twins[start : start + step], candidate[start : start + step]
+        same = np.all(bits[rows] == bits[firsts], axis=1)
+        own[rows[same]] = firsts[same]
     return own
 
 
@@ -128,6 +135,6 @@ def best_per_row(rows: Indices, cols: Indices, scores: Doubles) -> tuple[Indices
     return best_rows, cols[is_best][first], best
 
 
-def round_down(x: Doubles | Matrix) -> Matrix:
-    """float32 numbers that are not above x."""
-    return np.nextafter(x.astype(np.float32), np.float32(-np.inf))
+def round_down(x: Doubles | Matrix, dtype: Any = np.float32) -> Any:
+    """Numbers of a floating dtype that are not above x."""
+    return np.nextafter(x.astype(dtype), dtype(-np.inf))

@@ -1,12 +1,15 @@
 """The whole job against brute force, and its output tree."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from jobs.errors import JobError
+from jobs.planning import Plan
 from tests.reference import brute_force, real_embeddings, score
 from tests.spark.conftest import Result, RunJob, write_clips, write_parquet
 from udfs.ranking import seeded_hash
@@ -30,29 +33,96 @@ def in_rank_order(cluster: pd.DataFrame, which: str, seed: int) -> pd.DataFrame:
 
 
 @pytest.mark.parametrize("which", ["hard", "soft", "random"])
-def test_every_match_score_and_decision_is_that_of_brute_force(real: Path, run_job: RunJob, which: str) -> None:
-    result = run_job(real, *FLAGS, "--which-to-keep", which, "--seed", "7")
+@pytest.mark.parametrize(
+    ("scope", "eps", "more"),
+    [
+        ("cluster", ("0.1", "0.05", "0.01", "0.001"), ()),
+        ("all", ("0.1", "0.05", "0.01", "0.001"), ("--max-block-rows", "100")),
+    ],
+)
+def test_every_match_score_and_decision_is_that_of_brute_force(
+    real: Path, run_job: RunJob, which: str, scope: str, eps: tuple[str, ...], more: tuple[str, ...]
+) -> None:
+    flags = ("--n-clusters", "20", "--match-scope", scope, "--eps-thresholds", *eps, *more)
+    result = run_job(real, *flags, "--which-to-keep", which, "--seed", "7")
     assigned, dedup = result.table("clustering/assignments"), result.table("dedup")
     vectors = dict(zip(*real_embeddings(), strict=True))
     centroids = np.load(result.output / "clustering/centroids.npy")
     assert assigned["cluster_id"].nunique() == 20
 
     expected: dict[str, tuple[str | None, float | None]] = {}
-    for cluster_id, cluster in assigned.groupby("cluster_id"):
-        for clip, distance in zip(cluster["id"], cluster["cosine_dist_to_cent"], strict=True):
-            assert distance == pytest.approx(1 - score(vectors[clip], centroids[cluster_id]), abs=1e-14)
-        ids = list(in_rank_order(cluster, which, 7)["id"])
-        matches, scores = brute_force(np.array([vectors[i] for i in ids]), 0.9)
+    for clip, cluster_id, distance in assigned.itertuples(index=False):
+        assert distance == pytest.approx(1 - score(vectors[clip], centroids[cluster_id]), abs=1e-14)
+    for _, group in assigned.groupby("cluster_id") if scope == "cluster" else [(0, assigned)]:
+        ids = list(in_rank_order(group, which, 7)["id"])
+        matches, scores = brute_force(np.array([vectors[i] for i in ids]), 1 - float(eps[0]))
         expected |= {i: (ids[m] if m >= 0 else None, s) for i, m, s in zip(ids, matches, scores, strict=True)}
 
-    assert len(dedup) == 4 * len(expected)
+    assert len(dedup) == len(eps) * len(expected)
     for row in dedup.to_dict("records"):
         max_id, best = expected[row["id"]]
         assert row["max_id"] == max_id
         assert row["cosine_sim_score"] == pytest.approx(np.nan if best is None else best, abs=1e-14, nan_ok=True)
         removed = best is not None and best >= 1 - float(row["eps"])
         assert row["decision"] == ("removed" if removed else "kept")
-    assert len(result.removed("0.1")) > len(result.removed("0.01")) > 0
+    assert len(result.removed(eps[0])) > len(result.removed(eps[-1])) > 0
+    records = result.job.records
+    assert (records["matching"]["cells_cut"] > 0) == (scope == "all")
+
+
+def test_one_pass_or_two_and_any_number_of_clusters_give_the_same_matches(
+    real: Path, run_job: RunJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = ("--eps-thresholds", "0.05", "--which-to-keep", "random")  # an order that no centroid plays a part in
+    results = [run_job(real, *flags, output="planned")]
+    for clusters, m, two_passes in (("3", 31, True), ("50", 0, False), ("200", 47, True)):
+        plan = Plan(screen_coordinates=m, two_passes=two_passes, surviving_fraction=1.0, pairs_per_clip=1.0)
+        monkeypatch.setattr("jobs.clustering.make_plan", lambda *_, plan=plan: plan)
+        blocks = ("--max-block-rows", "50")
+        results.append(run_job(real, *flags, *blocks, "--n-clusters", clusters, output=f"out-{clusters}"))
+        assert results[-1].job.records["clustering"]["two_passes"] == two_passes
+    columns = ["id", "max_id", "cosine_sim_score", "decision"]
+    for other in results[1:]:
+        pd.testing.assert_frame_equal(
+            results[0].table("dedup")[columns], other.table("dedup")[columns], check_exact=True
+        )
+    assert len(results[0].removed("0.05")) > 300
+
+
+def test_a_filter_of_survivors_changes_nothing(real: Path, run_job: RunJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = Plan(screen_coordinates=15, two_passes=True, surviving_fraction=1.0, pairs_per_clip=1.0)
+    monkeypatch.setattr("jobs.clustering.make_plan", lambda *_: plan)
+    listed = run_job(real, *FLAGS, output="listed")
+    monkeypatch.setattr("jobs.screening._SORTED_ROWS", 0)
+    monkeypatch.setattr("jobs.screening._BITS_PER_KEY", 4)  # many false positives
+    filtered = run_job(real, *FLAGS, output="filtered")
+    pd.testing.assert_frame_equal(listed.table("dedup"), filtered.table("dedup"), check_exact=True)
+
+
+def test_copies_of_one_embedding_match_the_earliest_of_them(tmp_path: Path, run_job: RunJob) -> None:
+    ids, rows = real_embeddings()
+    copied = [*ids[:300], *(f"copy {n:04d}" for n in range(3000))]
+    vectors = np.concatenate([rows[:300], np.repeat(rows[[5, 5, 7]], 1000, axis=0)])
+    shuffled = np.random.default_rng(0).permutation(len(copied))
+    source = write_parquet(tmp_path / "in", [copied[i] for i in shuffled], vectors[shuffled], files=3)
+    result = run_job(source, "--eps-thresholds", "0.05", "--n-clusters", "6")
+    dedup, assigned = result.table("dedup"), result.table("clustering/assignments")
+    ranked = list(in_rank_order(assigned, "hard", 0)["id"])
+    by_id = dict(zip(copied, vectors, strict=True))
+    matches, scores = brute_force(np.array([by_id[i] for i in ranked]), 0.95)
+    expected = {i: ranked[m] if m >= 0 else None for i, m in zip(ranked, matches, strict=True)}
+    assert dict(zip(dedup["id"], dedup["max_id"], strict=True)) == expected
+    assert result.job.records["matching"]["placements"] > 3000
+    assert result.job.records["matching"]["pairs_bounded"] < 300 * 300  # copies met nobody
+    assert sum(s == 1.0 for s in scores) >= 2998
+
+
+def test_more_copies_than_allowed_stop_the_job_with_what_would_help(real: Path, run_job: RunJob) -> None:
+    with pytest.raises(JobError, match=r"--max-guest-copies 2: .* copied about") as error:
+        run_job(real, "--eps-thresholds", "0.2", "--n-clusters", "100", "--max-guest-copies", "2")
+    eps, clusters = re.findall(r"up to ([\d.]+), --n-clusters (\d+)", str(error.value))[0]
+    assert run_job(real, "--eps-thresholds", eps, "--n-clusters", "100", "--max-guest-copies", "2", output="a")
+    assert run_job(real, "--eps-thresholds", "0.2", "--n-clusters", clusters, "--max-guest-copies", "2", output="b")
 
 
 def test_the_cut_into_partitions_changes_nothing(tmp_path: Path, run_job: RunJob) -> None:

@@ -4,7 +4,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.reference import f32
-from udfs.cells import assign
+from udfs.cells import Cells, Placement
+
+
+def assign(x: np.ndarray, centroids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    placed = Cells(centroids).place(x)
+    assert len(placed.guest_rows) == len(placed.guest_cells) == 0
+    return placed.home, placed.distance
 
 
 @settings(deadline=None)
@@ -53,3 +59,62 @@ def test_blocks_do_not_change_the_answer(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_a_zero_centroid_is_at_distance_one() -> None:
     cluster, distance = assign(f32([[1, 0]]), f32([[0, 0]]))
     assert (cluster[0], distance[0]) == (0, 1.0)
+
+
+def met_in(placed: Placement, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """(n, k) which clips are at home, and which are at all, in which cells."""
+    home = np.arange(k) == placed.home[:, None]
+    held = home.copy()
+    held[placed.guest_rows, placed.guest_cells] = True
+    return home, held
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.integers(2, 60),
+    st.integers(1, 30),
+    st.integers(2, 300),
+    st.sampled_from([1e-6, 1e-4, 1e-3, 0.01, 0.1, 0.5, 1.0]),
+    st.sampled_from([0.0, 1.0, 30.0]),
+    st.integers(0, 2**31),
+)
+def test_every_similar_pair_meets_in_a_cell_where_one_is_at_home(
+    n: int, k: int, dim: int, eps: float, spread: float, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((n, dim))
+    x[n // 2 :] = x[: n - n // 2]  # pairs at just about the distance of eps, in all directions
+    x[n // 2 :] += np.sqrt(2 * eps) * rng.standard_normal((n - n // 2, dim)) * np.linalg.norm(x) / np.sqrt(n * dim)
+    vectors = (x * 10 ** rng.uniform(-1, 1, (n, 1))).astype(np.float32)
+    centroids = (rng.standard_normal((k, dim)) * (1 + spread * rng.random((k, 1))) / np.sqrt(dim)).astype(np.float32)
+    centroids[0] = centroids[-1]
+    home, held = met_in(Cells(centroids, eps).place(vectors), k)
+    unit = vectors.astype(float) / np.linalg.norm(vectors.astype(float), axis=1, keepdims=True)
+    meets = (home.astype(int) @ held.T.astype(int)) > 0
+    assert (meets | meets.T)[unit @ unit.T >= 1 - eps].all()
+
+
+def test_guests_of_many_cells_are_the_same_without_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(5)
+    x, centroids = rng.standard_normal((300, 16)).astype(np.float32), rng.standard_normal((40, 16)).astype(np.float32)
+    centroids /= np.float32(4)
+    table = Cells(centroids, 0.05).place(x)
+    monkeypatch.setattr("udfs.cells._TABLE_CELLS", 0)
+    pairwise = Cells(centroids, 0.05).place(x)
+    assert 0 < len(table.guest_rows) < 300 * 20
+    assert table.guest_rows.tolist() == pairwise.guest_rows.tolist()
+    assert table.guest_cells.tolist() == pairwise.guest_cells.tolist()
+
+
+def test_only_clips_near_a_border_are_guests() -> None:
+    angle = np.radians([0, 30, 44, 46, 60, 90])
+    x = np.stack([np.cos(angle), np.sin(angle)], axis=1).astype(np.float32)
+    placed = Cells(np.eye(2, dtype=np.float32), 0.001).place(x)  # r / 2 is 1.28 degrees
+    assert placed.home.tolist() == [0, 0, 0, 1, 1, 1]
+    assert placed.guest_rows.tolist() == [2, 3]
+    assert placed.guest_cells.tolist() == [1, 0]
+
+
+def test_no_rows_have_no_guests() -> None:
+    placed = Cells(np.eye(2, dtype=np.float32), 0.1).place(np.empty((0, 2), np.float32))
+    assert len(placed.home) == len(placed.guest_rows) == 0

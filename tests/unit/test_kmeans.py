@@ -3,7 +3,7 @@ import pytest
 
 from jobs.kmeans import train
 from tests.reference import f32
-from udfs.cells import assign
+from udfs.cells import Cells
 
 
 @pytest.mark.parametrize("seed", range(25))
@@ -12,7 +12,7 @@ def test_five_blobs_become_five_clusters(seed: int) -> None:
     centers = np.eye(5, 32)
     blob = np.repeat(np.arange(5), [400, 100, 30, 10, 5])
     sample = (centers[blob] + 0.02 * rng.standard_normal((len(blob), 32))).astype(np.float32)
-    cluster, _ = assign(sample, train(sample, 5, seed))
+    cluster = Cells(train(sample, 5, seed)).place(sample).home
     assert len({(b, c) for b, c in zip(blob, cluster, strict=True)}) == 5
 
 

@@ -5,7 +5,8 @@ import pytest
 
 from jobs.dedup import main
 from jobs.errors import UsageError
-from jobs.options import RankColumn, eps_text, parse, parser
+from jobs.options import eps_text, parse, parser
+from udfs.ranking import RankColumn
 
 PATHS = ["--input-embeddings-path", "in", "--output-path", "out"]
 
@@ -17,6 +18,11 @@ def test_the_flags_of_the_guide_are_taken() -> None:
     assert options.eps_to_extract == 0.01
     assert options.which_to_keep == "hard"
     assert (options.n_clusters, options.files_per_partition) == (1000, 1000)
+
+
+def test_the_defaults_find_every_pair_with_clusters_of_its_own_choice() -> None:
+    options = parse(PATHS)
+    assert (options.n_clusters, options.match_scope) == (None, "all")
 
 
 def test_easy_is_soft_and_a_threshold_counts_once() -> None:
@@ -40,6 +46,8 @@ def test_rank_by_columns() -> None:
         (["--eps-to-extract", "0.5"], "--eps-to-extract: 0.5 is not one of the --eps-thresholds (0.01 0.001)"),
         (["--n-clusters", "0"], "--n-clusters: 0 is not a whole number of at least 1"),
         (["--n-clusters", "2.5"], "--n-clusters: '2.5' is not a whole number"),
+        (["--max-guest-copies", "-1"], "--max-guest-copies: -1 is not a number of at least 0"),
+        (["--max-block-rows", "0"], "--max-block-rows: 0 is not a whole number of at least 1"),
         (["--files-per-partition", "-1"], "--files-per-partition"),
         (["--which-to-keep", "best"], "--which-to-keep: invalid choice: 'best'"),
         (["--rank-by", "quality"], "--rank-by: 'quality' is not COLUMN:asc or COLUMN:desc"),

@@ -78,16 +78,18 @@ def test_the_screen_stays_within_its_margin(dim: int, seed: int, exponent: int) 
     i, j = np.divmod(np.arange(400), 20)
     exact = cosines(x, i, x, j, sq, sq)
     assert np.abs((unit @ unit.T).ravel() - exact).max() <= screen_margin(dim)
+    precise = x / np.sqrt(sq)[:, None]
+    assert np.abs((precise @ precise.T).ravel() - exact).max() <= 2 * screen_margin(dim, np.float64)  # `exact` errs too
 
 
 def test_equal_rows_find_their_first() -> None:
     x = f32([[1, 2], [2, 1], [1, 2], [2, 1], [1, 2], [1, 3]])
-    assert first_of_equal_rows(x).tolist() == [0, 1, 0, 1, 0, 5]
+    assert first_of_equal_rows(x, squared_norms(x)).tolist() == [0, 1, 0, 1, 0, 5]
 
 
 def test_rows_that_only_look_equal_stay_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("udfs.vectors.pair_dots", lambda x, *_: np.zeros(len(x)))
-    assert first_of_equal_rows(f32([[1, 2], [2, 1], [1, 2]])).tolist() == [0, 1, 0]
+    assert first_of_equal_rows(f32([[1, 2], [2, 1], [1, 2]]), np.ones(3)).tolist() == [0, 1, 0]
 
 
 def test_the_best_pair_of_a_row_is_the_first_of_its_highest() -> None:

@@ -1,0 +1,130 @@
+"""The plan: how many clusters, how many screen coordinates, one pass or two, from costs measured on one core.
+
+Only the time depends on it, never the result.
+"""
+
+import dataclasses
+import math
+
+import numpy as np
+
+from jobs.options import Options
+from udfs.sketches import coordinate_margin, coordinates
+from udfs.vectors import Doubles, Indices, Matrix
+
+# Nanoseconds of one core, measured on an AMD EPYC server with AVX2. Ratios are what matters.
+_MULTIPLY = 0.022  # a multiplication and an addition of a float32 matrix product
+_LOOK = 0.5  # at one element of a product that is in the cache
+_SCORE = 1.0  # a coordinate of a pair in float64, with fetching it
+_SHUFFLE_ROW = 1500.0  # a row through shuffle, sort and Arrow
+_SHUFFLE_BYTE = 15.0
+_READ_BYTE = 4.0
+_PASS = 4e9  # what a pass costs however few the rows
+
+_COORDINATES = (15, 31, 47, 63, 95, 127)  # m + 1 a multiple of 16 suits the hardware
+_TYPICAL_COORDINATES = 15
+_TRAINING_PASSES = 6  # of all sampled rows: the iterations, and seeding
+_DRIVER = 2  # times the cost of work that only the driver does
+_SAMPLE_PAIRS = 4_000_000
+
+
+_SAMPLE_BYTES = 512 << 20  # of float32 on the driver: half of spark.driver.maxResultSize's default
+LOOK_AT = 20_000  # clips that the basis and the estimates are made from
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """How to match. The fractions are estimates from the sample."""
+
+    screen_coordinates: int  # m; 0: no screen
+    two_passes: bool  # sketches first, then the embeddings of survivors
+    surviving_fraction: float  # of the clips, after the screen
+    pairs_per_clip: float
+
+
+def auto_clusters(rows: int, dim: int) -> int:
+    """The number of clusters k that makes the work on n clips least.
+
+    Placing costs n k a; screening n (n / k) (1/2 + g) b, with about g = 1 guest a clip; and k-means, whose sample
+    grows with k, 256 k (k a iterations + what moving a row to the driver costs).
+    """
+    per_centroid = dim * _MULTIPLY + 2 * _LOOK
+    per_pair = (_TYPICAL_COORDINATES + 1) * _MULTIPLY + _LOOK
+
+    def cost(k: int) -> float:
+        training = 256 * k * (k * per_centroid * _TRAINING_PASSES + 4 * dim * _SHUFFLE_BYTE)
+        return rows * k * per_centroid + rows * rows / k * 1.5 * per_pair + _DRIVER * training
+
+    few = max(1, rows // 16)
+    return min((min(few, round(1.1**n)) for n in range(120)), key=cost)
+
+
+def training_rows(clusters: int, options: Options, dim: int) -> int:
+    """How many sampled clips train k-means."""
+    return min(clusters * options.sample_rows_per_cluster, max(_SAMPLE_BYTES // (4 * dim), clusters))
+
+
+def sample_rows(clusters: int, options: Options, dim: int) -> int:
+    """How many clips to sample: those that train k-means, and others to estimate from."""
+    return training_rows(clusters, options, dim) + min(LOOK_AT, _SAMPLE_BYTES // (4 * dim))
+
+
+def make_plan(
+    unit: Matrix, home: Indices, basis: Doubles, rows: int, copies: float, min_score: float, row_bytes: int, seed: int
+) -> Plan:
+    """The cheapest plan for `rows` clips of which the unit rows (n, d) with their homes (n,) are a sample.
+
+    basis: (d, d) float64; copies: guests per clip; row_bytes: of one packed embedding.
+    """
+    dim = unit.shape[1]
+    share = min(1.0, len(unit) / rows)
+    sizes = np.bincount(home)
+    pairs_per_clip = float(np.sum(sizes.astype(np.float64) ** 2)) / len(home) / share * (0.5 + copies)
+    cells = _some_cells(home, sizes, seed)
+    plans = []
+    for m in (0, *(m for m in _COORDINATES if m < dim)):
+        pair_share, row_share = _survival(unit, cells, np.ascontiguousarray(basis[:, :m]), min_score)
+        surviving = min(1.0, row_share / share)
+        bound = pairs_per_clip * ((m + 1) * _MULTIPLY + _LOOK)
+        full = pairs_per_clip * (dim * _MULTIPLY + 4 * _LOOK)
+        direct = min(bound + pairs_per_clip * pair_share * dim * _SCORE, bound + full) if m else full
+        once = (1 + copies) * _row_cost(row_bytes) + direct
+        plans.append((once, Plan(m, False, surviving, pairs_per_clip)))
+        if m:
+            sketches = (1 + copies) * _row_cost(2 * (m + 1)) + bound
+            twice = sketches + row_bytes * _READ_BYTE + surviving * once + _PASS / rows
+            plans.append((twice, Plan(m, True, surviving, pairs_per_clip)))
+    return min(plans, key=lambda priced: priced[0])[1]
+
+
+def _row_cost(payload: int) -> float:
+    return _SHUFFLE_ROW + (payload + 60) * _SHUFFLE_BYTE
+
+
+def _some_cells(home: Indices, sizes: Indices, seed: int) -> list[Indices]:
+    """The sampled rows of some cells, with no more than _SAMPLE_PAIRS pairs in all."""
+    order = np.argsort(home, kind="stable")
+    ends = np.cumsum(sizes)
+    left = _SAMPLE_PAIRS
+    chosen = []
+    for cell in np.random.default_rng(seed).permutation(len(sizes)):
+        rows = order[ends[cell] - sizes[cell] : ends[cell]][: math.isqrt(left)]
+        left -= len(rows) ** 2
+        if len(rows) > 1:
+            chosen.append(rows)
+    return chosen
+
+
+def _survival(unit: Matrix, cells: list[Indices], basis: Doubles, min_score: float) -> tuple[float, float]:
+    """The share of pairs, and of rows, whose bound reaches `min_score`."""
+    floor = min_score - coordinate_margin(basis.shape[1])
+    hits = pairs = survivors = rows = 0
+    for cell in cells:
+        x = coordinates(unit[cell], basis)
+        hit = x @ x.T >= floor
+        np.fill_diagonal(hit, False)
+        hits += int(hit.sum())
+        survivors += int(hit.any(axis=1).sum())
+        pairs += len(cell) * (len(cell) - 1)
+        rows += len(cell)
+    return hits / max(pairs, 1), survivors / max(rows, 1)

@@ -1,0 +1,160 @@
+"""Readers: how the embeddings at a source reach Python, and how they are taken apart there."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import functions as F
+from pyspark.sql import types as T
+
+from jobs.errors import JobError
+from jobs.options import Options
+from jobs.sources import Source
+from jobs.storage import escape_glob
+from udfs import adapters, decode
+
+_LEAST_TASK = 4 << 20  # bytes that are worth a task
+_EMBEDDING_TYPES = "array<float> or array<double>"
+
+
+@dataclasses.dataclass(frozen=True)
+class Reader:
+    """Reads a source. `frame.mapInArrow(function)` gives adapters.EMBEDDING_COLUMNS, and rank_0, … for --rank-by."""
+
+    files: DataFrame  # as Spark reads them
+    frame: DataFrame
+    function: adapters.ArrowFunction
+    rank_kinds: Mapping[str, str]  # the types of rank_0, …
+    settings: Mapping[str, int]  # Spark settings to read with
+    local: Sequence[adapters.FilePart] = ()  # what Python reads by itself
+
+    @property
+    def bytes_past_spark(self) -> int:
+        """Bytes that one pass reads without Spark's counting them."""
+        return sum(part.stop - part.start for part in self.local)
+
+    def outline(self, embedding_column: str) -> tuple[int, int]:
+        """The number of rows of a table and the dimension of the first that has one, 0 if none has."""
+        if self.local:
+            return adapters.parquet_outline([part.path for part in self.local if part.start == 0], embedding_column)
+        first = self.files.select(F.size(_column(embedding_column)).alias("dim")).filter("dim > 0").first()
+        return self.files.count(), first.dim if first else 0
+
+
+def reader(spark: SparkSession, source: Source, options: Options) -> Reader:
+    """The reader of a source. Raises JobError when a flag names a column that is not there or of the wrong type."""
+    return {"clips": _clip_files, "parquet": _parquet}[source.format](spark, source, options)
+
+
+def _clip_files(spark: SparkSession, source: Source, options: Options) -> Reader:
+    if options.rank_by:
+        raise JobError("--rank-by needs columns to rank by: clip files have none, Parquet may")
+    reading = spark.read.format("binaryFile").option("recursiveFileLookup", "true")
+    suffixes = ",".join(suffix[1:] for suffix in decode.SUFFIXES)
+    files = reading.option("pathGlobFilter", f"*.{{{suffixes}}}").load(escape_glob(source.path))
+    # Spark fills a task by the bytes of its files plus a cost for opening each. With a cost above all their
+    # bytes together, what counts is the number of files.
+    cost = min(2**40, 2**62 // options.files_per_partition)
+    settings = {
+        "spark.sql.files.openCostInBytes": cost,
+        "spark.sql.files.maxPartitionBytes": cost * options.files_per_partition,
+        "spark.sql.files.minPartitionNum": 1,
+    }
+    return Reader(files, files.select("path", "content"), adapters.decode_clips, {}, settings)
+
+
+def _parquet(spark: SparkSession, source: Source, options: Options) -> Reader:
+    reading = spark.read.option("recursiveFileLookup", "true")
+    if options.input_format == "auto":
+        reading = reading.option("pathGlobFilter", "*.parquet")
+    table = reading.parquet(escape_glob(source.path))
+    types = {field.name: field.dataType for field in table.schema}
+    _check_column(types, "--id-column", options.id_column, (T.StringType, T.IntegralType), "text or whole numbers")
+    _check_column(types, "--embedding-column", options.embedding_column, (T.ArrayType,), _EMBEDDING_TYPES)
+    element = types[options.embedding_column].elementType  # type: ignore[attr-defined]
+    if not isinstance(element, T.FloatType | T.DoubleType):
+        raise JobError(
+            f"--embedding-column {options.embedding_column}: its elements are {element.simpleString()}; "
+            f"it must be {_EMBEDDING_TYPES}"
+        )
+    columns = [
+        _column(options.id_column).cast("string").alias("id"),
+        F.col("_metadata.file_path").alias("source"),
+        _column(options.embedding_column).alias("embedding"),
+    ]
+    rank_kinds = {}
+    for n, ranked in enumerate(options.rank_by):
+        _check_column(types, "--rank-by", ranked.name, (T.AtomicType,), "a column that can be sorted")
+        kind = types[ranked.name].simpleString()
+        column = _column(ranked.name)
+        if isinstance(types[ranked.name], T.IntegralType):
+            kind = "decimal(20,0)"  # pandas has no whole numbers with nulls; decimals keep every digit
+        elif isinstance(types[ranked.name], T.FractionalType) and not isinstance(types[ranked.name], T.DecimalType):
+            column = F.when(~F.isnan(column), column)  # not a number: last, as null is
+        columns.append(column.cast(kind).alias(f"rank_{n}"))
+        rank_kinds[f"rank_{n}"] = kind
+
+    # At most --files-per-partition files a task: each counts as at least its share of a task's bytes.
+    jvm: Any = spark._jvm
+    task_bytes = jvm.org.apache.spark.network.util.JavaUtils.byteStringAsBytes(
+        spark.conf.get("spark.sql.files.maxPartitionBytes")
+    )
+    cost = task_bytes // options.files_per_partition
+    local = None if options.rank_by else _local_files(spark, table)
+    if local is not None:
+        sizes = [(uri, unquote(urlsplit(uri).path)) for uri in sorted(local)]
+        parts = [(uri, path, Path(path).stat().st_size) for uri, path in sizes]
+        # As Spark cuts: small enough for each core to have some.
+        even = sum(size for *_, size in parts) // spark.sparkContext.defaultParallelism
+        tasks = deal(parts, min(task_bytes, max(even, _LEAST_TASK)), max(cost, 1))
+        numbers = spark.range(0, len(tasks), 1, len(tasks))
+        function = adapters.read_parquet(
+            spark.sparkContext.broadcast(tasks), options.id_column, options.embedding_column
+        )
+        return Reader(table, numbers, function, {}, {}, [part for task in tasks for part in task])
+    settings = {"spark.sql.files.openCostInBytes": cost}
+    return Reader(table, table.select(columns), adapters.pack_lists, rank_kinds, settings)
+
+
+def _local_files(spark: SparkSession, table: DataFrame) -> list[str] | None:
+    """The URIs of a table's files where all are on local disks; None elsewhere, where only Hadoop reads them."""
+    jvm: Any = spark._jvm
+    frame: Any = table._jdf
+    uris = jvm.org.apache.hadoop.util.StringUtils.join("\n", frame.inputFiles()).split("\n")  # one call for all
+    return uris if all(urlsplit(uri).scheme == "file" for uri in uris) else None
+
+
+def deal(files: Sequence[tuple[str, str, int]], task_bytes: int, least: int) -> list[list[adapters.FilePart]]:
+    """Files (URI, path, size) cut into parts and dealt to tasks of about `task_bytes`.
+
+    Each part counts for at least `least` bytes, so that a task gets no more than task_bytes / least of them.
+    """
+    tasks: list[list[adapters.FilePart]] = [[]]
+    room = task_bytes
+    for uri, path, size in files:
+        for start in range(0, max(size, 1), task_bytes):
+            part = adapters.FilePart(uri, path, start, min(start + task_bytes, size))
+            weight = max(part.stop - part.start, least)
+            if weight > room and tasks[-1]:
+                tasks.append([])
+                room = task_bytes
+            tasks[-1].append(part)
+            room -= weight
+    return tasks
+
+
+def _check_column(
+    types: dict[str, T.DataType], flag: str, name: str, legal: tuple[type[T.DataType], ...], legal_text: str
+) -> None:
+    if name not in types:
+        raise JobError(f"{flag} {name}: the input has no such column; it has {', '.join(types)}")
+    if not isinstance(types[name], legal):
+        raise JobError(f"{flag} {name} is {types[name].simpleString()}; it must be {legal_text}")
+
+
+def _column(name: str) -> Column:
+    """A column by its literal name, dots and backticks included."""
+    return F.col("`{}`".format(name.replace("`", "``")))

@@ -1,0 +1,43 @@
+import numpy as np
+import pytest
+
+from jobs.options import parse
+from jobs.planning import auto_clusters, make_plan, sample_rows, training_rows
+from udfs.cells import Cells
+from udfs.sketches import principal_basis
+from udfs.vectors import squared_norms, unit_rows
+
+OPTIONS = parse(["--input-embeddings-path", "in", "--output-path", "out"])
+
+
+def test_more_clips_get_more_clusters_of_more_clips() -> None:
+    sizes = [1, 20, 1000, 60_000, 10**6, 10**8, 10**10]
+    clusters = [auto_clusters(rows, 384) for rows in sizes]
+    assert clusters == sorted(clusters)
+    assert clusters[0] == 1
+    assert 100 < clusters[4] < 500
+    per_cluster = [rows / k for rows, k in zip(sizes, clusters, strict=True)]
+    assert per_cluster[2:] == sorted(per_cluster[2:])
+    assert auto_clusters(10**6, 2048) < auto_clusters(10**6, 128)
+
+
+def test_the_sample_stays_within_its_bytes() -> None:
+    assert training_rows(10, OPTIONS, 384) == 2560
+    assert sample_rows(10, OPTIONS, 384) == 22_560
+    assert sample_rows(10**6, OPTIONS, 384) * 4 * 384 < 2 << 30
+    assert training_rows(10**6, OPTIONS, 384) >= 10**6  # k-means needs a row for each
+
+
+@pytest.mark.parametrize(
+    ("eps", "rows", "two_passes"),
+    [(0.001, 10**7, True), (0.01, 10**7, True), (0.9, 10**7, False), (0.01, 1200, False)],
+)
+def test_sketches_go_first_where_they_pay(eps: float, rows: int, two_passes: bool) -> None:
+    rng = np.random.default_rng(0)  # no near-duplicates, and most of the length in twenty directions
+    x = (rng.standard_normal((500, 384)) * np.where(np.arange(384) < 20, 5, 1)).astype(np.float32)
+    unit = unit_rows(x, squared_norms(x))
+    home = Cells(unit[:3].copy()).place(x).home
+    plan = make_plan(unit, home, principal_basis(unit), rows, 1.0, 1 - eps, 1536, 0)
+    assert plan.two_passes == two_passes
+    assert 0 <= plan.surviving_fraction <= 1
+    assert plan.screen_coordinates < 384
