@@ -33,6 +33,7 @@ setup(
         "gpu-cu13": gpu("cu13", "cupy-cuda13x"),
         # S3 itself is read through hadoop-aws (a JVM package); boto3 is for its credentials and uploads.
         "s3": ["boto3>=1.34"],
+        "bench": ["semhash>=0.5", "threadpoolctl"],
         "dev": ["hypothesis>=6.100", "mypy>=1.13", "pandas-stubs<3", "pytest>=8", "ruff>=0.8"],
     },
     entry_points={"console_scripts": ["semdedup = jobs.dedup:main"]},
