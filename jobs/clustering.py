@@ -16,7 +16,7 @@ from jobs.planning import LOOK_AT, auto_clusters, make_plan, sample_rows, traini
 from jobs.stages import Record, Run
 from udfs.cells import Cells
 from udfs.sketches import principal_basis
-from udfs.vectors import Doubles, Indices, Matrix, squared_norms, unit_rows, unpack
+from udfs.vectors import Doubles, Indices, Matrix, first_of_equal_rows, squared_norms, unit_rows, unpack
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +45,9 @@ def cluster(spark: SparkSession, options: Options, run: Run) -> Record:
     basis = principal_basis(unit)
     row_bytes = 4 * dim
     min_score = 1.0 - max(options.eps_thresholds)
-    plan = make_plan(unit, home, basis, rows, copies, min_score, row_bytes, options.seed)
+    distinct = np.flatnonzero(first_of_equal_rows(others, squared_norms(others)) == np.arange(len(others)))
+    travelling = max(1, rows * len(distinct) // len(others))  # copies of one embedding cost next to nothing
+    plan = make_plan(unit[distinct], home[distinct], basis, travelling, copies, min_score, row_bytes, options.seed)
     run.storage.write(run.work("basis.npy"), _to_npy(basis[:, : plan.screen_coordinates]))
     log.info(
         "%d clusters; about %.2f guest copies of each clip, %.0f pairs a clip; %s",

@@ -94,7 +94,7 @@ class Clips:
 
     def map(self, function: adapters.ArrowFunction, schema: str) -> DataFrame:
         """A function of batches (id, embedding packed, rank_0, …) over all clips; computed inside `reading`."""
-        return self._frame.mapInArrow(adapters.chain(*self._functions, function), schema)
+        return self._frame.mapInArrow(adapters.task(*self._functions, function), schema)
 
     @contextmanager
     def reading(self) -> Iterator[None]:
@@ -133,7 +133,7 @@ def _scan(spark: SparkSession, options: Options, run: Run, reading: Reader, limi
     """Write a row for each of the input's, with the embedding where its draw is within the limit."""
     rank_schema = "".join(f", {name} {kind}" for name, kind in reading.rank_kinds.items())
     scanned = reading.frame.mapInArrow(
-        adapters.chain(reading.function, adapters.keep_drawn(options.seed, limit)),
+        adapters.task(reading.function, adapters.keep_drawn(options.seed, limit)),
         adapters.EMBEDDING_COLUMNS + ", draw bigint" + rank_schema,
     )
     run.read_by_python += reading.bytes_past_spark

@@ -32,7 +32,9 @@ def screen(spark: SparkSession, options: Options, run: Run) -> Record:
     blocks = blocks_needed(counts, _SKETCH_BLOCKS * options.max_block_rows, clusters)
     gather = adapters.gather_sketches(spark.sparkContext.broadcast(blocks), m)
     screened = by_unit(
-        travelling.select("cluster_id", "key", "guests", "sketch").mapInArrow(gather, adapters.GATHERED_COLUMNS),
+        travelling.select("cluster_id", "key", "guests", "sketch").mapInArrow(
+            adapters.task(gather), adapters.GATHERED_COLUMNS
+        ),
         adapters.screen_units(m, 1.0 - max(options.eps_thresholds)),
         adapters.SURVIVOR_COLUMNS,
         size=sum(n * int(blocks[cell]) for cell, n in counts.items()) * placement_type(m).itemsize,
@@ -64,6 +66,8 @@ def survivor_set(run: Run) -> KeySet:
         collected = placements.toPandas()
         return SortedKeys(members(collected["key"].to_numpy(), collected["cell"].to_numpy()))
     bits = min(_FILTER_BITS, 2 * rows * _BITS_PER_KEY)
-    held = placements.mapInArrow(adapters.key_set_members, "segment int, member bigint")
-    segments = held.repartition("segment").mapInArrow(adapters.filter_segments(bits), "segment int, words binary")
+    held = placements.mapInArrow(adapters.task(adapters.key_set_members), "segment int, member bigint")
+    segments = held.repartition("segment").mapInArrow(
+        adapters.task(adapters.filter_segments(bits)), "segment int, words binary"
+    )
     return BloomFilter({row.segment: np.frombuffer(row.words, np.uint64) for row in segments.toLocalIterator()})

@@ -4,7 +4,7 @@ import math
 
 from pyspark.sql import DataFrame
 
-from udfs.adapters import ArrowFunction
+from udfs.adapters import ArrowFunction, task
 
 _MOST_BYTES = 64 << 20  # of rows to sort and hand to Python in one task
 _LEAST_BYTES = 1 << 20  # that are worth a task
@@ -20,4 +20,4 @@ def by_unit(rows: DataFrame, function: ArrowFunction, schema: str, size: int) ->
     partitions = max(math.ceil(size / _MOST_BYTES), min(usual, math.ceil(size / _LEAST_BYTES)), 1)
     unit = ("cell", "a", "b")
     grouped = rows.repartition(partitions, *unit)
-    return grouped.sortWithinPartitions(*unit).mapInArrow(function, schema)
+    return grouped.sortWithinPartitions(*unit).mapInArrow(task(function), schema)
