@@ -19,9 +19,9 @@ def match(spark: SparkSession, options: Options, run: Run) -> Record:
     """Write the matches of all clips that have one (id, max_id, cosine_sim_score) to the intermediate tables."""
     two_passes = run.records["clustering"]["two_passes"]
     if two_passes:
-        counts = rows_by_cell(surviving(run).distinct())
+        counts = rows_by_cell(surviving(run).filter("not copy").distinct())
     else:
-        counts = rows_by_cell(in_cells(run.storage.table(run.work("placements"))))
+        counts = rows_by_cell(in_cells(run.storage.table(run.work("placements")).filter("not copy")))
     clips = Clips(spark, options, run)
     named = [RankColumn(f"rank_{n}", column.descending) for n, column in enumerate(options.rank_by)]
     rank = rank_columns(options.which_to_keep, named)

@@ -83,17 +83,18 @@ def make_plan(
     cells = _some_cells(home, sizes, seed)
     plans = []
     for m in (0, *(m for m in _COORDINATES if m < dim)):
-        pair_share, row_share = _survival(unit, cells, np.ascontiguousarray(basis[:, :m]), min_score)
-        surviving = min(1.0, row_share / share)
+        pair_share, once_share, more_share = _survival(unit, cells, np.ascontiguousarray(basis[:, :m]), min_score)
+        # One candidate in the sample is likely one of its few; with several a clip is in a group, and counts as seen.
+        surviving = min(1.0, once_share / share + more_share)
         bound = pairs_per_clip * ((m + 1) * _MULTIPLY + _LOOK)
         full = pairs_per_clip * (dim * _MULTIPLY + 4 * _LOOK)
         direct = min(bound + pairs_per_clip * pair_share * dim * _SCORE, bound + full) if m else full
-        once = (1 + copies) * _row_cost(row_bytes) + direct
-        plans.append((once, Plan(m, False, surviving, pairs_per_clip)))
+        one_pass = (1 + copies) * _row_cost(row_bytes) + direct
+        plans.append((one_pass, Plan(m, False, surviving, pairs_per_clip)))
         if m:
             sketches = (1 + copies) * _row_cost(2 * (m + 1)) + bound
-            twice = sketches + row_bytes * _READ_BYTE + surviving * once + _PASS / rows
-            plans.append((twice, Plan(m, True, surviving, pairs_per_clip)))
+            two_passes = sketches + row_bytes * _READ_BYTE + surviving * one_pass + _PASS / rows
+            plans.append((two_passes, Plan(m, True, surviving, pairs_per_clip)))
     return min(plans, key=lambda priced: priced[0])[1]
 
 
@@ -115,16 +116,18 @@ def _some_cells(home: Indices, sizes: Indices, seed: int) -> list[Indices]:
     return chosen
 
 
-def _survival(unit: Matrix, cells: list[Indices], basis: Doubles, min_score: float) -> tuple[float, float]:
-    """The share of pairs, and of rows, whose bound reaches `min_score`."""
+def _survival(unit: Matrix, cells: list[Indices], basis: Doubles, min_score: float) -> tuple[float, float, float]:
+    """The share of pairs whose bound reaches `min_score`, and of rows with one such pair, and with more."""
     floor = min_score - coordinate_margin(basis.shape[1])
-    hits = pairs = survivors = rows = 0
+    hits = pairs = once = more = rows = 0
     for cell in cells:
         x = coordinates(unit[cell], basis)
         hit = x @ x.T >= floor
         np.fill_diagonal(hit, False)
         hits += int(hit.sum())
-        survivors += int(hit.any(axis=1).sum())
+        candidates = hit.sum(axis=1)
+        once += int((candidates == 1).sum())
+        more += int((candidates > 1).sum())
         pairs += len(cell) * (len(cell) - 1)
         rows += len(cell)
-    return hits / max(pairs, 1), survivors / max(rows, 1)
+    return hits / max(pairs, 1), once / max(rows, 1), more / max(rows, 1)

@@ -40,7 +40,7 @@ def screen(spark: SparkSession, options: Options, run: Run) -> Record:
         size=sum(n * int(blocks[cell]) for cell, n in counts.items()) * placement_type(m).itemsize,
     )
     # Clips with equal sketches survive wherever they are.
-    repeated = in_cells(placed.filter("repeated")).select("key", "cell", F.lit(None).cast("bigint").alias("pairs"))
+    repeated = in_cells(placed.filter("repeated")).select("key", "cell", "copy", F.expr("cast(null as bigint) pairs"))
     screened.unionByName(repeated).write.mode("overwrite").parquet(run.work("survivors"))
     written = run.storage.table(run.work("survivors"))
     total = written.agg(F.count("key").alias("survivors"), F.sum("pairs").alias("pairs")).collect()[0]
@@ -54,13 +54,13 @@ def screen(spark: SparkSession, options: Options, run: Run) -> Record:
 
 
 def surviving(run: Run) -> DataFrame:
-    """The surviving placements, (key, cell); some twice."""
-    return run.storage.table(run.work("survivors")).filter("key is not null").select("key", "cell")
+    """The surviving placements, (key, cell, copy); some twice."""
+    return run.storage.table(run.work("survivors")).filter("key is not null").drop("pairs")
 
 
 def survivor_set(run: Run) -> KeySet:
     """The surviving clips and placements, as a set that each task gets."""
-    placements = surviving(run)
+    placements = surviving(run).select("key", "cell")
     rows = run.records["screening"]["survivors"]
     if rows <= _SORTED_ROWS:
         collected = placements.toPandas()

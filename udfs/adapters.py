@@ -41,11 +41,11 @@ class Broadcast(Protocol[T_co]):
 EMBEDDING_COLUMNS = "id string, source string, embedding binary, dim int, reason string"
 PLACEMENT_COLUMNS = (
     "id string, cluster_id int, cosine_dist_to_cent double, key bigint, guests array<int>, sketch binary, "
-    "repeated boolean"
+    "repeated boolean, copy boolean"
 )
 UNIT_COLUMNS = "cell int, a int, b int"
 GATHERED_COLUMNS = f"{UNIT_COLUMNS}, placements binary"
-SURVIVOR_COLUMNS = "key bigint, cell int, pairs bigint"
+SURVIVOR_COLUMNS = "key bigint, cell int, copy boolean, pairs bigint"
 
 _READ_ROWS = 16_384
 _FOLLOWER_CELLS = 256  # spread over so many groups, which need not meet anyone
@@ -264,6 +264,7 @@ def place_clips(cells: Broadcast[Matrix], basis: Broadcast[Doubles], eps: float 
             guests = np.bincount(placement.guest_rows, minlength=len(vectors))
             codes = sketch(unit, axes)
             first, repeated = repeated_rows(codes)
+            copy = first_of_equal_rows(vectors, x_sq) != np.arange(len(vectors))
             yield _record_batch(
                 id=batch.column("id"),
                 cluster_id=pa.array(placement.home, pa.int32()),
@@ -275,6 +276,7 @@ def place_clips(cells: Broadcast[Matrix], basis: Broadcast[Doubles], eps: float 
                 # Of equal sketches the first stands for all; that each has an equal one is known already.
                 sketch=pc.if_else(pa.array(first), pack(codes).cast(pa.binary()), pa.scalar(None, pa.binary())),
                 repeated=pa.array(repeated),
+                copy=pa.array(copy),  # bit-identical to an earlier one of the batch, and so not compared again
             )
 
     return run
@@ -332,9 +334,11 @@ def screen_units(m: int, min_score: float) -> ArrowFunction:
             yield _record_batch(
                 key=pa.array(placed["key"][found]),
                 cell=pa.repeat(unit.column("cell")[0], n),
+                copy=pa.repeat(pa.scalar(False), n),
                 pairs=pa.nulls(n, pa.int64()),
             )
-        yield _record_batch(key=pa.nulls(1, pa.int64()), cell=pa.nulls(1, pa.int32()), pairs=pa.array([pairs]))
+        nothing = {"key": pa.nulls(1, pa.int64()), "cell": pa.nulls(1, pa.int32()), "copy": pa.nulls(1, pa.bool_())}
+        yield _record_batch(**nothing, pairs=pa.array([pairs]))
 
     return run
 
