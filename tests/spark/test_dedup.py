@@ -114,7 +114,7 @@ def test_copies_of_one_embedding_match_the_earliest_of_them(tmp_path: Path, run_
     matches, scores = brute_force(np.array([by_id[i] for i in ranked]), 0.95)
     expected = {i: ranked[m] if m >= 0 else None for i, m in zip(ranked, matches, strict=True)}
     assert dict(zip(dedup["id"], dedup["max_id"], strict=True)) == expected
-    assert result.job.records["matching"]["placements"] > 3000
+    assert result.job.records["matching"]["placements"] < 1000  # copies did not travel
     assert result.job.records["matching"]["pairs_bounded"] < 600 * 600  # copies met nobody
     assert sum(s == 1.0 for s in scores) >= 2998
 
