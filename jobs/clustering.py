@@ -79,14 +79,15 @@ def _guest_copies(sample: Matrix, centroids: Matrix, options: Options) -> tuple[
         guests = Cells(centroids, eps).place(sample[:2000]).guest_rows
         return len(guests) <= options.max_guest_copies * len(sample[:2000])
 
-    smaller_eps = next(e for e in (eps / 2**n for n in range(1, 64)) if few_enough(e, centroids))
+    smaller_eps = next((e for e in (eps / 2**n for n in range(1, 64)) if few_enough(e, centroids)), None)
     fewer = max(1, len(centroids) // 2)
     while not few_enough(eps, train(sample, fewer, options.seed)):
-        fewer //= 2
+        fewer //= 2  # one cluster has no guests
+    advice = [] if smaller_eps is None else [f"--eps-thresholds up to {smaller_eps:.2g}"]
     raise JobError(
         f"--max-guest-copies {options.max_guest_copies:g}: to find all pairs at eps {eps_text(eps)} among "
-        f"{len(centroids)} clusters, each clip would be copied about {copies:.0f} times; --eps-thresholds up to "
-        f"{smaller_eps:.2g}, --n-clusters {fewer} or --match-scope cluster would stay below"
+        f"{len(centroids)} clusters, each clip would be copied about {copies:.2g} times; "
+        f"{', '.join([*advice, f'--n-clusters {fewer}'])} or --match-scope cluster would stay below"
     )
 
 

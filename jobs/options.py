@@ -47,6 +47,7 @@ class Options:
             "max_block_rows",
         ):
             del fields[name]
+        fields["n_clusters"] = self.n_clusters or "auto"
         fields["eps_thresholds"] = list(self.eps_thresholds)
         fields["rank_by"] = [f"{c.name}:{'desc' if c.descending else 'asc'}" for c in self.rank_by]
         return fields

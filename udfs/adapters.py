@@ -509,7 +509,12 @@ def _units(batches: Batches) -> Iterator[pa.RecordBatch]:
 
 
 def _joined(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
-    return pa.Table.from_batches(batches).combine_chunks().to_batches()[0] if len(batches) > 1 else batches[0]
+    if len(batches) == 1:
+        return batches[0]
+    # A plain binary column ends at 2 GiB, where joining it would leave several chunks.
+    fields = [f.with_type(pa.large_binary()) if pa.types.is_binary(f.type) else f for f in batches[0].schema]
+    (joined,) = pa.Table.from_batches(batches).cast(pa.schema(fields)).combine_chunks().to_batches()
+    return joined
 
 
 def _home_and_second(unit: pa.RecordBatch) -> tuple[Flags, Flags | None]:

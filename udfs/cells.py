@@ -63,7 +63,7 @@ class Cells:
         x_sq = squared_norms(vectors) if x_sq is None else x_sq
         unit = unit_rows(vectors, x_sq) if unit is None else unit
         home = np.empty(len(vectors), np.int64)
-        guests: list[tuple[Indices, Indices]] = []
+        guests = [(home[:0], home[:0])]
         step = max(1, _BLOCK_ELEMENTS // len(self.centroids))
         for start in range(0, len(vectors), step):
             rows = slice(start, start + step)
@@ -71,11 +71,7 @@ class Cells:
             guests.append((guest_rows + start, guest_cells))
         with np.errstate(invalid="ignore"):  # a zero centroid has no direction: 0 / 0
             cos = cosines(vectors, np.arange(len(vectors)), self.centroids, home, x_sq, self._c_sq)
-        guest_rows, guest_cells = (
-            (np.concatenate(part) if part else np.empty(0, np.int64) for part in zip(*guests, strict=True))
-            if guests
-            else (np.empty(0, np.int64), np.empty(0, np.int64))
-        )
+        guest_rows, guest_cells = (np.concatenate(part) for part in zip(*guests, strict=True))
         return Placement(home, 1.0 - np.nan_to_num(cos), guest_rows, guest_cells)
 
     def _place_block(self, x: Matrix, x_sq: Doubles, unit: Matrix) -> tuple[Indices, Indices, Indices]:
@@ -105,10 +101,10 @@ class Cells:
         guest = (behind <= self._reach * self._gaps(of, j)) & (j != of)
         return home, i[guest], j[guest]
 
-    def _gaps(self, i: Indices, j: Indices) -> Doubles | Matrix:
+    def _gaps(self, i: Indices, j: Indices) -> Doubles:
         """How far apart centroids i and j are, rounded up."""
         if self._table is not None:
-            return self._table[i, j]
+            return self._table[i, j].astype(np.float64)
         squared = self._c_sq[i] + self._c_sq[j] - 2 * pair_dots(self.centroids, i, self.centroids, j)
         gaps: Doubles = np.sqrt(np.maximum(squared, 0) + 1e-12 * self._c_sq.max())
         return gaps

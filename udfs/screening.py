@@ -4,6 +4,7 @@ import numpy as np
 
 from udfs.sketches import SCALE, Codes, sketch_margin
 from udfs.units import Flags, sweeps, tiles
+from udfs.vectors import round_down
 
 
 def placement_type(m: int) -> np.dtype[np.void]:
@@ -21,7 +22,7 @@ def survivors(codes: Codes, min_score: float, home: Flags, second: Flags | None 
     partner; true for few that have none.
     """
     x = codes.astype(np.float32)
-    floor = np.float32((min_score - sketch_margin(codes.shape[1] - 1)) * SCALE**2 * (1 - 2.0**-22))
+    floor = round_down(np.float64((min_score - sketch_margin(codes.shape[1] - 1)) * SCALE**2))
     found, pairs = np.zeros(len(x), bool), 0
     for rows, cols in sweeps(home, second):
         triangle = rows is cols

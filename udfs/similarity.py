@@ -78,7 +78,7 @@ class _Matcher:
         self._unit = unit_rows(x, x_sq)
         self._screened = basis.shape[1] > 0
         self._coordinates = coordinates(self._unit, basis) if self._screened else self._unit[:, :0]
-        self._floor = np.float32(min_score - coordinate_margin(basis.shape[1]) - 2.0**-22)
+        self._floor = round_down(np.float64(min_score - coordinate_margin(basis.shape[1])))
         self._match = np.full(len(x), -1, np.int64)
         self._score = np.full(len(x), min_score)
         self._counts = {"pairs": 0, "scored": 0}

@@ -83,7 +83,12 @@ def cosines(x: Matrix, i: Indices, y: Matrix, j: Indices, x_sq: Doubles, y_sq: D
 
 def unit_rows(x: Matrix, x_sq: Doubles) -> Matrix:
     """The rows of x (n, d) divided by their norms in float64, rounded to float32."""
-    return (x / np.sqrt(x_sq)[:, None]).astype(np.float32)
+    unit = np.empty(x.shape, np.float32)
+    step = max(1, _CHUNK_ELEMENTS // max(x.shape[1], 1))
+    for start in range(0, len(x), step):  # in chunks, so that no float64 copy of all of x is made
+        rows = slice(start, start + step)
+        unit[rows] = x[rows] / np.sqrt(x_sq[rows])[:, None]
+    return unit
 
 
 def screen_margin(dim: int, dtype: type[np.floating[Any]] = np.float32) -> float:
@@ -135,6 +140,6 @@ def best_per_row(rows: Indices, cols: Indices, scores: Doubles) -> tuple[Indices
     return best_rows, cols[is_best][first], best
 
 
-def round_down(x: Doubles | Matrix, dtype: Any = np.float32) -> Any:
+def round_down(x: Doubles | Matrix | np.float64, dtype: Any = np.float32) -> Any:
     """Numbers of a floating dtype that are not above x."""
     return np.nextafter(x.astype(dtype), dtype(-np.inf))
