@@ -20,7 +20,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     # Spelled out: a package finder would pick up tests/ and conf/ as well.
-    packages=["jobs", "udfs"],
+    packages=["jobs", "udfs", "udfs.adapters"],
     install_requires=[
         "pyspark>=3.5,<4.2",
         "pandas>=2.2,<3",

@@ -22,32 +22,49 @@ log = logging.getLogger(__name__)
 
 
 def cluster(spark: SparkSession, options: Options, run: Run) -> Record:
-    """Write clustering/centroids.npy and the basis of the sketches; returns what they are and the plan of the work."""
+    """Write clustering/centroids.npy and the basis of the sketches; returns how they came about, and the plan."""
     loaded = run.records["embeddings"]
     dim, rows = loaded["dim"], loaded["accepted"]
     given = _load_centroids(run, options.centroids_path, dim) if options.centroids_path else None
-    k = options.n_clusters or auto_clusters(rows, dim) if given is None else len(given)
-    drawn = sampled(spark, options, run, sample_rows(k, options, dim))["embedding"]
-    sample = unpack(pa.array(drawn, pa.large_binary()), dim)
-    training = sample[: training_rows(k, options, dim)]
-    centroids = train(training, k, options.seed) if given is None else given
-    if len(centroids) < k and options.n_clusters:
-        log.warning(
-            "--n-clusters %d is more than the %d distinct clips sampled: using %d clusters",
-            options.n_clusters, len(centroids), len(centroids),
-        )  # fmt: skip
+    if given is None:
+        k = options.n_clusters or auto_clusters(rows, dim)
+        sample = _sample(spark, options, run, sample_rows(k, options, dim))
+        training = sample[: training_rows(k, options, dim)]
+        centroids = train(training, k, options.seed)
+        if len(centroids) < k and options.n_clusters:
+            log.warning(
+                "--n-clusters %d is more than the %d distinct clips sampled: using %d clusters",
+                options.n_clusters, len(centroids), len(centroids),
+            )  # fmt: skip
+    else:
+        sample = _sample(spark, options, run, LOOK_AT)
+        training, centroids = sample[:0], given
     content = _to_npy(centroids)
     run.storage.write(run.path("clustering", "centroids.npy"), content)
-
     others = sample[-LOOK_AT:]  # k-means fits the rows it saw better than others
-    unit = unit_rows(others, squared_norms(others))
-    copies, home = _guest_copies(others, centroids, options)
+    return {
+        "clusters": len(centroids),
+        "sample_rows": len(training),
+        **_plan(others, centroids, options, run),
+        "bytes_written": len(content),
+    }
+
+
+def _sample(spark: SparkSession, options: Options, run: Run, wanted: int) -> Matrix:
+    drawn = sampled(spark, options, run, wanted)["embedding"]
+    return unpack(pa.array(drawn, pa.large_binary()), run.records["embeddings"]["dim"])
+
+
+def _plan(sample: Matrix, centroids: Matrix, options: Options, run: Run) -> Record:
+    """Write the basis of the sketches; returns the plan of the work, and says it."""
+    x_sq = squared_norms(sample)
+    unit = unit_rows(sample, x_sq)
+    copies, home = _guest_copies(sample, centroids, options)
     basis = principal_basis(unit)
-    row_bytes = 4 * dim
-    min_score = 1.0 - max(options.eps_thresholds)
-    distinct = np.flatnonzero(first_of_equal_rows(others, squared_norms(others)) == np.arange(len(others)))
-    travelling = max(1, rows * len(distinct) // len(others))  # copies of one embedding cost next to nothing
-    plan = make_plan(unit[distinct], home[distinct], basis, travelling, copies, min_score, row_bytes, options.seed)
+    # Copies of one embedding cost next to nothing.
+    distinct = np.flatnonzero(first_of_equal_rows(sample, x_sq) == np.arange(len(sample)))
+    rows = max(1, run.records["embeddings"]["accepted"] * len(distinct) // len(sample))
+    plan = make_plan(unit[distinct], home[distinct], basis, rows, copies, options.min_score, options.seed)
     run.storage.write(run.work("basis.npy"), _to_npy(basis[:, : plan.screen_coordinates]))
     log.info(
         "%d clusters; about %.2f guest copies of each clip, %.0f pairs a clip; %s",
@@ -55,13 +72,7 @@ def cluster(spark: SparkSession, options: Options, run: Run) -> Record:
         f"{plan.screen_coordinates} screen coordinates, about {plan.surviving_fraction:.0%} of the clips survive"
         if plan.two_passes else "matching all clips in one pass",
     )  # fmt: skip
-    return {
-        "clusters": len(centroids),
-        "sample_rows": len(training),
-        "estimated_guest_copies": round(copies, 4),
-        **dataclasses.asdict(plan),
-        "bytes_written": len(content),
-    }
+    return {"estimated_guest_copies": round(copies, 4), **dataclasses.asdict(plan)}
 
 
 def _guest_copies(sample: Matrix, centroids: Matrix, options: Options) -> tuple[float, Indices]:
@@ -69,7 +80,7 @@ def _guest_copies(sample: Matrix, centroids: Matrix, options: Options) -> tuple[
 
     Raises JobError when there are more than --max-guest-copies, saying what would take fewer.
     """
-    eps = max(options.eps_thresholds) if options.match_scope == "all" else None
+    eps = options.guest_eps
     placed = Cells(centroids, eps).place(sample)
     copies = len(placed.guest_rows) / len(sample)
     if eps is None or copies <= options.max_guest_copies:

@@ -30,7 +30,7 @@ def decide(options: Options, run: Run) -> Record:
 
     if options.eps_to_extract is not None:
         eps = eps_text(options.eps_to_extract)
-        at_eps = with_decisions(matches, (options.eps_to_extract,))
+        at_eps = run.storage.table(run.path("dedup"), _WRITTEN).filter(F.col("eps") == eps)
         for decision, name in (("kept", "kept_ids.parquet"), ("removed", f"unique_ids_{eps}.parquet")):
             _write(at_eps.filter(F.col("decision") == decision).select("id"), run.path("extraction", name))
     return {"by_eps": counts, "bytes_written": run.storage.size(run.path("dedup"))}

@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except Py4JJavaError as e:
         _fail(f"Spark failed: {java_message(e)}", 1)
     except PySparkException as e:
-        _fail(f"Spark failed: {_spark_message(e)}", 1)
+        _fail(f"Spark failed: {spark_message(e)}", 1)
 
 
 def summary(job: Run) -> str:
@@ -75,7 +75,7 @@ def summary(job: Run) -> str:
     return "\n".join([*lines, f"results: {job.output_path}"])
 
 
-def _spark_message(error: PySparkException) -> str:
+def spark_message(error: PySparkException) -> str:
     """One line: of an error in a Python worker the error itself, which ends its traceback, else the first line."""
     lines = str(error).strip().splitlines()
     raised = [line for line in lines if re.match(r"[\w.]*(Error|Exception|ArrowInvalid|Warning)\b.*: ", line)]

@@ -22,10 +22,12 @@ from jobs.session import settings
 from jobs.sources import Source
 from jobs.stages import Record, Run
 from jobs.storage import Storage
-from udfs import adapters, decode
+from udfs import decode
+from udfs.adapters.batches import ArrowFunction, task
+from udfs.adapters.reading import EMBEDDING_COLUMNS, draw_clips, keep_drawn, usable
+from udfs.keysets import EVERY_DRAW
 
 _REJECTED_COLUMNS = "id string, source string, reason string"
-_EVERY_DRAW = 2**63 - 1
 
 
 def load(spark: SparkSession, options: Options, run: Run, source: Source) -> Record:
@@ -34,13 +36,13 @@ def load(spark: SparkSession, options: Options, run: Run, source: Source) -> Rec
     The rows of usable clips are whole, or only those are that the sample may need.
     """
     reading = reader(spark, source, options)
-    limit = _EVERY_DRAW if source.format == "clips" else _sample_limit(options, reading)
-    rows = _scan(spark, options, run, reading, limit)
+    share = 1.0 if source.format == "clips" else _share_to_scan(options, reading)
+    rows = _scan(spark, options, run, reading, share)
     usable, unusable = _count(rows)
     repeats = _may_repeat_ids(rows)
-    if limit < _EVERY_DRAW and (repeats or len(usable) > 1):
-        limit = _EVERY_DRAW
-        rows = _scan(spark, options, run, reading, limit)
+    if share < 1 and (repeats or len(usable) > 1):
+        share = 1.0
+        rows = _scan(spark, options, run, reading, share)
     overlooked = _overlooked_clips(spark, run.storage, source, reading.files, rows) if source.format == "clips" else []
 
     # The dimension that most usable rows have, of equally common ones the greater.
@@ -56,8 +58,8 @@ def load(spark: SparkSession, options: Options, run: Run, source: Source) -> Rec
     record = {
         "source": source.path,
         "format": source.format,
-        "packed": limit == _EVERY_DRAW,
-        "sampled_below": limit,
+        "packed": share == 1,
+        "scanned_share": share,
         "dim": dim,
         "rows": sum(usable.values()) + unusable + len(overlooked),
         "accepted": (usable[dim] if dim else 0) - rejected_by_reason.get(decode.DUPLICATE_ID, 0),
@@ -77,24 +79,21 @@ class Clips:
         self._run, self._bytes_past_spark = run, 0
         self._settings = {"spark.sql.execution.arrow.maxRecordsPerBatch": batch_rows(loaded["dim"])}
         if loaded["packed"]:
-            rows = run.storage.table(run.work("embeddings")).filter(f"reason is null and dim = {loaded['dim']}")
-            if decode.DUPLICATE_ID in loaded["rejected_by_reason"]:
-                rows = rows.join(run.storage.table(run.work("duplicate_ids")).select("row"), "row", "left_anti")
-            self._frame = rows.drop("row", "source", "dim", "reason", "draw")
-            self._functions: tuple[adapters.ArrowFunction, ...] = ()
+            self._frame = _usable_rows(run).drop("row", "source", "dim", "reason", "draw")
+            self._functions: tuple[ArrowFunction, ...] = ()
             kinds = {field.name: field.dataType.simpleString() for field in self._frame.schema}
             self.rank_kinds = {name: kind for name, kind in kinds.items() if name.startswith("rank_")}
         else:
             reading = reader(spark, Source(loaded["source"], loaded["format"]), options)
             self._frame = reading.frame
-            self._functions = (reading.function, adapters.usable(loaded["dim"]))
+            self._functions = (reading.function, usable(loaded["dim"]))
             self._settings |= reading.settings
             self._bytes_past_spark = reading.bytes_past_spark
             self.rank_kinds = dict(reading.rank_kinds)
 
-    def map(self, function: adapters.ArrowFunction, schema: str) -> DataFrame:
+    def map(self, function: ArrowFunction, schema: str) -> DataFrame:
         """A function of batches (id, embedding packed, rank_0, …) over all clips; computed inside `reading`."""
-        return self._frame.mapInArrow(adapters.task(*self._functions, function), schema)
+        return self._frame.mapInArrow(task(*self._functions, function), schema)
 
     @contextmanager
     def reading(self) -> Iterator[None]:
@@ -115,26 +114,23 @@ def sampled(spark: SparkSession, options: Options, run: Run, wanted: int) -> pd.
     However the rows lie: the sample depends on the ids and the seed alone.
     """
     loaded = run.records["embeddings"]
-    limit = min(2**63 - 1, int(2**63 * (wanted / loaded["accepted"])))
-    if loaded["packed"] or limit <= loaded["sampled_below"]:
-        rows = run.storage.table(run.work("embeddings")).filter(f"reason is null and dim = {loaded['dim']}")
-        if decode.DUPLICATE_ID in loaded["rejected_by_reason"]:
-            rows = rows.join(run.storage.table(run.work("duplicate_ids")).select("row"), "row", "left_anti")
-        drawn = rows.filter(F.col("draw") <= limit).select("id", "embedding", "draw").toPandas()
+    share = wanted / loaded["accepted"]
+    if loaded["packed"] or share <= loaded["scanned_share"]:
+        drawn = _usable_rows(run).filter(F.col("draw") <= _limit(share)).select("id", "embedding", "draw").toPandas()
     else:
         clips = Clips(spark, options, run)
         with clips.reading():
-            sample = clips.map(adapters.draw_clips(options.seed, limit), "id string, embedding binary, draw bigint")
+            sample = clips.map(draw_clips(options.seed, _limit(share)), "id string, embedding binary, draw bigint")
             drawn = sample.toPandas()
     return drawn.sort_values(["draw", "id"])
 
 
-def _scan(spark: SparkSession, options: Options, run: Run, reading: Reader, limit: int) -> DataFrame:
-    """Write a row for each of the input's, with the embedding where its draw is within the limit."""
+def _scan(spark: SparkSession, options: Options, run: Run, reading: Reader, share: float) -> DataFrame:
+    """Write a row for each of the input's, whole for about this share of the clips, or for all."""
     rank_schema = "".join(f", {name} {kind}" for name, kind in reading.rank_kinds.items())
     scanned = reading.frame.mapInArrow(
-        adapters.task(reading.function, adapters.keep_drawn(options.seed, limit)),
-        adapters.EMBEDDING_COLUMNS + ", draw bigint" + rank_schema,
+        task(reading.function, keep_drawn(options.seed, _limit(share))),
+        EMBEDDING_COLUMNS + ", draw bigint" + rank_schema,
     )
     run.read_by_python += reading.bytes_past_spark
     with settings(spark, dict(reading.settings)):
@@ -144,11 +140,25 @@ def _scan(spark: SparkSession, options: Options, run: Run, reading: Reader, limi
     return run.storage.table(run.work("embeddings"))
 
 
-def _sample_limit(options: Options, reading: Reader) -> int:
-    """The highest draw that the sample of clusters may need."""
+def _usable_rows(run: Run) -> DataFrame:
+    """The rows of the scan that may take part; whole where it is packed, else those drawn."""
+    loaded = run.records["embeddings"]
+    rows = run.storage.table(run.work("embeddings")).filter(f"reason is null and dim = {loaded['dim']}")
+    if decode.DUPLICATE_ID in loaded["rejected_by_reason"]:
+        rows = rows.join(run.storage.table(run.work("duplicate_ids")).select("row"), "row", "left_anti")
+    return rows
+
+
+def _share_to_scan(options: Options, reading: Reader) -> float:
+    """The share of the clips, 0 to 1, that the sample may need."""
     rows, dim = reading.outline(options.embedding_column)
     wanted = sample_rows(options.n_clusters or auto_clusters(rows, dim), options, dim) if dim else 0
-    return min(_EVERY_DRAW, int(2**63 * (1.1 * wanted / max(rows, 1))))
+    return min(1.0, 1.1 * wanted / max(rows, 1))
+
+
+def _limit(share: float) -> int:
+    """The highest draw of about this share of the clips."""
+    return min(EVERY_DRAW, int(2**63 * share))
 
 
 def _count(rows: DataFrame) -> tuple[dict[int, int], int]:

@@ -6,11 +6,12 @@ from pyspark.sql import functions as F
 from jobs.clustering import read_basis, read_centroids
 from jobs.embeddings import Clips
 from jobs.options import Options
-from jobs.placement import guest_eps, in_cells, rows_by_cell
+from jobs.placement import in_cells, rows_by_cell
 from jobs.screening import surviving, survivor_set
 from jobs.stages import Record, Run
 from jobs.units import by_unit
-from udfs import adapters
+from udfs.adapters.batches import UNIT_COLUMNS
+from udfs.adapters.matching import match_units, send_clips
 from udfs.ranking import RankColumn, rank_columns
 from udfs.units import blocks_needed
 
@@ -29,21 +30,20 @@ def match(spark: SparkSession, options: Options, run: Run) -> Record:
 
     blocks = blocks_needed(counts, options.max_block_rows, run.records["clustering"]["clusters"])
     context = spark.sparkContext
-    send = adapters.send_clips(
+    send = send_clips(
         context.broadcast(read_centroids(run)),
-        guest_eps(options),
+        options.guest_eps,
         context.broadcast(survivor_set(run)) if two_passes else None,
         rank,
         options.seed,
         context.broadcast(blocks),
     )
-    sent_columns = f"{adapters.UNIT_COLUMNS}, home boolean, second boolean, leader_id string, embedding binary"
+    sent_columns = f"{UNIT_COLUMNS}, home boolean, second boolean, leader_id string, embedding binary"
     sent = clips.map(send, ", ".join([sent_columns, *(f"{c.name} {kinds[c.name]}" for c in rank)]))
-    min_score = 1.0 - max(options.eps_thresholds)
-    match_units = adapters.match_units(context.broadcast(read_basis(run)), min_score, rank)
+    match_function = match_units(context.broadcast(read_basis(run)), options.min_score, rank)
     partials = by_unit(
         sent,
-        match_units,
+        match_function,
         "id string, leader_id string, cosine_sim_score double, "
         + "".join(f"max_{c.name} {kinds[c.name]}, " for c in rank)
         + "pairs bigint, scored bigint",

@@ -35,6 +35,16 @@ class Options:
     seed: int
     overwrite: bool
 
+    @property
+    def min_score(self) -> float:
+        """The lowest score that counts at any threshold."""
+        return 1.0 - max(self.eps_thresholds)
+
+    @property
+    def guest_eps(self) -> float | None:
+        """The eps that cells need guests for; None where only pairs in one cluster count."""
+        return max(self.eps_thresholds) if self.match_scope == "all" else None
+
     def fingerprint(self) -> dict[str, Any]:
         """What decides the result, as JSON values: the same in a rerun that goes on where a run stopped."""
         fields = dataclasses.asdict(self)

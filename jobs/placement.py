@@ -7,21 +7,19 @@ from jobs.clustering import read_basis, read_centroids
 from jobs.embeddings import Clips
 from jobs.options import Options
 from jobs.stages import Record, Run
-from udfs import adapters
+from udfs.adapters.screening import PLACEMENT_COLUMNS, place_clips
 
 
 def place(spark: SparkSession, options: Options, run: Run) -> Record:
-    """Write the placements of all clips (adapters.PLACEMENT_COLUMNS) to the run's intermediate tables."""
+    """Write the placements of all clips (PLACEMENT_COLUMNS) to the run's intermediate tables."""
     basis = read_basis(run)
     if not run.records["clustering"]["two_passes"]:
         basis = basis[:, :0]
     context = spark.sparkContext
-    function = adapters.place_clips(
-        context.broadcast(read_centroids(run)), context.broadcast(basis), guest_eps(options)
-    )
+    function = place_clips(context.broadcast(read_centroids(run)), context.broadcast(basis), options.guest_eps)
     clips = Clips(spark, options, run)
     with clips.reading():
-        clips.map(function, adapters.PLACEMENT_COLUMNS).write.mode("overwrite").parquet(run.work("placements"))
+        clips.map(function, PLACEMENT_COLUMNS).write.mode("overwrite").parquet(run.work("placements"))
     written = run.storage.table(run.work("placements"))
     total = written.agg(F.count("*").alias("rows"), F.sum(F.size("guests")).alias("guests")).collect()[0]
     return {
@@ -29,11 +27,6 @@ def place(spark: SparkSession, options: Options, run: Run) -> Record:
         "guests": total["guests"],
         "bytes_written": run.storage.size(run.work("placements")),
     }
-
-
-def guest_eps(options: Options) -> float | None:
-    """The eps that guests are needed for; None where only pairs in one cluster count."""
-    return max(options.eps_thresholds) if options.match_scope == "all" else None
 
 
 def in_cells(placed: DataFrame) -> DataFrame:

@@ -1,6 +1,7 @@
 """The plan: how many clusters, how many screen coordinates, one pass or two, from costs measured on one core.
 
-Only the time depends on it, never the result.
+The clusters are part of the result of `hard` and `soft`, so their number depends on the input alone; the rest only
+decides the time.
 """
 
 import dataclasses
@@ -26,7 +27,6 @@ _TYPICAL_COORDINATES = 15
 _TRAINING_PASSES = 6  # of all sampled rows: the iterations, and seeding
 _DRIVER = 2  # times the cost of work that only the driver does
 _SAMPLE_PAIRS = 4_000_000
-
 
 _SAMPLE_BYTES = 512 << 20  # of float32 on the driver: half of spark.driver.maxResultSize's default
 LOOK_AT = 20_000  # clips that the basis and the estimates are made from
@@ -70,13 +70,14 @@ def sample_rows(clusters: int, options: Options, dim: int) -> int:
 
 
 def make_plan(
-    unit: Matrix, home: Indices, basis: Doubles, rows: int, copies: float, min_score: float, row_bytes: int, seed: int
+    unit: Matrix, home: Indices, basis: Doubles, rows: int, copies: float, min_score: float, seed: int
 ) -> Plan:
     """The cheapest plan for `rows` clips of which the unit rows (n, d) with their homes (n,) are a sample.
 
-    basis: (d, d) float64; copies: guests per clip; row_bytes: of one packed embedding.
+    basis: (d, d) float64; copies: guests per clip.
     """
     dim = unit.shape[1]
+    row_bytes = 4 * dim  # of one packed embedding
     share = min(1.0, len(unit) / rows)
     sizes = np.bincount(home)
     pairs_per_clip = float(np.sum(sizes.astype(np.float64) ** 2)) / len(home) / share * (0.5 + copies)

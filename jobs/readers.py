@@ -14,7 +14,9 @@ from jobs.errors import JobError
 from jobs.options import Options
 from jobs.sources import Source
 from jobs.storage import escape_glob
-from udfs import adapters, decode
+from udfs import decode, parquet
+from udfs.adapters.batches import ArrowFunction
+from udfs.adapters.reading import decode_clips, pack_lists, read_parquet
 
 _LEAST_TASK = 4 << 20  # bytes that are worth a task
 _EMBEDDING_TYPES = "array<float> or array<double>"
@@ -22,14 +24,14 @@ _EMBEDDING_TYPES = "array<float> or array<double>"
 
 @dataclasses.dataclass(frozen=True)
 class Reader:
-    """Reads a source. `frame.mapInArrow(function)` gives adapters.EMBEDDING_COLUMNS, and rank_0, … for --rank-by."""
+    """Reads a source. `frame.mapInArrow(function)` gives EMBEDDING_COLUMNS, and rank_0, … for --rank-by."""
 
     files: DataFrame  # as Spark reads them
     frame: DataFrame
-    function: adapters.ArrowFunction
+    function: ArrowFunction
     rank_kinds: Mapping[str, str]  # the types of rank_0, …
     settings: Mapping[str, int]  # Spark settings to read with
-    local: Sequence[adapters.FilePart] = ()  # what Python reads by itself
+    local: Sequence[parquet.FilePart] = ()  # what Python reads by itself
 
     @property
     def bytes_past_spark(self) -> int:
@@ -38,10 +40,13 @@ class Reader:
 
     def outline(self, embedding_column: str) -> tuple[int, int]:
         """The number of rows of a table and the dimension of the first that has one, 0 if none has."""
-        if self.local:
-            return adapters.parquet_outline([part.path for part in self.local if part.start == 0], embedding_column)
-        first = self.files.select(F.size(_column(embedding_column)).alias("dim")).filter("dim > 0").first()
-        return self.files.count(), first.dim if first else 0
+        if not self.local:
+            first = self.files.select(F.size(_column(embedding_column)).alias("dim")).filter("dim > 0").first()
+            return self.files.count(), first.dim if first else 0
+        try:
+            return parquet.outline([part for part in self.local if part.start == 0], embedding_column)
+        except ValueError as e:
+            raise JobError(f"{e}; write it again or take it away") from None
 
 
 def reader(spark: SparkSession, source: Source, options: Options) -> Reader:
@@ -63,7 +68,7 @@ def _clip_files(spark: SparkSession, source: Source, options: Options) -> Reader
         "spark.sql.files.maxPartitionBytes": cost * options.files_per_partition,
         "spark.sql.files.minPartitionNum": 1,
     }
-    return Reader(files, files.select("path", "content"), adapters.decode_clips, {}, settings)
+    return Reader(files, files.select("path", "content"), decode_clips, {}, settings)
 
 
 def _parquet(spark: SparkSession, source: Source, options: Options) -> Reader:
@@ -103,40 +108,44 @@ def _parquet(spark: SparkSession, source: Source, options: Options) -> Reader:
         spark.conf.get("spark.sql.files.maxPartitionBytes")
     )
     cost = task_bytes // options.files_per_partition
-    local = None if options.rank_by else _local_files(spark, table)
-    if local is not None:
-        sizes = [(uri, unquote(urlsplit(uri).path)) for uri in sorted(local)]
-        parts = [(uri, path, Path(path).stat().st_size) for uri, path in sizes]
-        # As Spark cuts: small enough for each core to have some.
-        even = sum(size for *_, size in parts) // spark.sparkContext.defaultParallelism
-        tasks = deal(parts, min(task_bytes, max(even, _LEAST_TASK)), max(cost, 1))
-        numbers = spark.range(0, len(tasks), 1, len(tasks))
-        function = adapters.read_parquet(
-            spark.sparkContext.broadcast(tasks), options.id_column, options.embedding_column
-        )
-        return Reader(table, numbers, function, {}, {}, [part for task in tasks for part in task])
+    uris = [] if options.rank_by else _local_files(spark, table)
+    if uris:
+        return _local_parquet(spark, options, table, uris, task_bytes, cost)
     settings = {"spark.sql.files.openCostInBytes": cost}
-    return Reader(table, table.select(columns), adapters.pack_lists, rank_kinds, settings)
+    return Reader(table, table.select(columns), pack_lists, rank_kinds, settings)
 
 
-def _local_files(spark: SparkSession, table: DataFrame) -> list[str] | None:
-    """The URIs of a table's files where all are on local disks; None elsewhere, where only Hadoop reads them."""
+def _local_files(spark: SparkSession, table: DataFrame) -> list[str]:
+    """The URIs of a table's files where all are on local disks; none elsewhere, where only Hadoop reads them."""
     jvm: Any = spark._jvm
     frame: Any = table._jdf
     uris = jvm.org.apache.hadoop.util.StringUtils.join("\n", frame.inputFiles()).split("\n")  # one call for all
-    return uris if all(urlsplit(uri).scheme == "file" for uri in uris) else None
+    return uris if all(urlsplit(uri).scheme == "file" for uri in uris) else []
 
 
-def deal(files: Sequence[tuple[str, str, int]], task_bytes: int, least: int) -> list[list[adapters.FilePart]]:
+def _local_parquet(
+    spark: SparkSession, options: Options, table: DataFrame, uris: list[str], task_bytes: int, cost: int
+) -> Reader:
+    """Parquet that Python reads past Spark, cut into tasks as Spark would."""
+    paths = [(uri, unquote(urlsplit(uri).path)) for uri in sorted(uris)]
+    files = [(uri, path, Path(path).stat().st_size) for uri, path in paths]
+    even = sum(size for *_, size in files) // spark.sparkContext.defaultParallelism  # some for each core
+    tasks = deal(files, min(task_bytes, max(even, _LEAST_TASK)), max(cost, 1))
+    function = read_parquet(spark.sparkContext.broadcast(tasks), options.id_column, options.embedding_column)
+    numbers = spark.range(0, len(tasks), 1, len(tasks))
+    return Reader(table, numbers, function, {}, {}, [part for task in tasks for part in task])
+
+
+def deal(files: Sequence[tuple[str, str, int]], task_bytes: int, least: int) -> list[list[parquet.FilePart]]:
     """Files (URI, path, size) cut into parts and dealt to tasks of about `task_bytes`.
 
     Each part counts for at least `least` bytes, so that a task gets no more than task_bytes / least of them.
     """
-    tasks: list[list[adapters.FilePart]] = [[]]
+    tasks: list[list[parquet.FilePart]] = [[]]
     room = task_bytes
     for uri, path, size in files:
         for start in range(0, max(size, 1), task_bytes):
-            part = adapters.FilePart(uri, path, start, min(start + task_bytes, size))
+            part = parquet.FilePart(uri, path, start, min(start + task_bytes, size))
             weight = max(part.stop - part.start, least)
             if weight > room and tasks[-1]:
                 tasks.append([])

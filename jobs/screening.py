@@ -8,7 +8,15 @@ from jobs.options import Options
 from jobs.placement import in_cells, rows_by_cell
 from jobs.stages import Record, Run
 from jobs.units import by_unit
-from udfs import adapters
+from udfs.adapters.batches import task
+from udfs.adapters.screening import (
+    GATHERED_COLUMNS,
+    SURVIVOR_COLUMNS,
+    filter_segments,
+    gather_sketches,
+    key_set_members,
+    screen_units,
+)
 from udfs.keysets import BloomFilter, KeySet, SortedKeys, members
 from udfs.screening import placement_type
 from udfs.units import blocks_needed
@@ -23,20 +31,18 @@ _FILTER_BITS = 1 << 31  # a Bloom filter of at most 256 MiB
 def screen(spark: SparkSession, options: Options, run: Run) -> Record:
     """Write the surviving placements (key, cell) to the run's intermediate tables."""
     if not run.records["clustering"]["two_passes"]:
-        return {"skipped": "most clips would survive"}
+        return {"skipped": "not needed: all clips are matched in one pass"}
     m = run.records["clustering"]["screen_coordinates"]
     placed = run.storage.table(run.work("placements"))
     travelling = placed.filter("sketch is not null")
     counts = rows_by_cell(in_cells(travelling))
     clusters = run.records["clustering"]["clusters"]
     blocks = blocks_needed(counts, _SKETCH_BLOCKS * options.max_block_rows, clusters)
-    gather = adapters.gather_sketches(spark.sparkContext.broadcast(blocks), m)
+    gather = gather_sketches(spark.sparkContext.broadcast(blocks), m)
     screened = by_unit(
-        travelling.select("cluster_id", "key", "guests", "sketch").mapInArrow(
-            adapters.task(gather), adapters.GATHERED_COLUMNS
-        ),
-        adapters.screen_units(m, 1.0 - max(options.eps_thresholds)),
-        adapters.SURVIVOR_COLUMNS,
+        travelling.select("cluster_id", "key", "guests", "sketch").mapInArrow(task(gather), GATHERED_COLUMNS),
+        screen_units(m, options.min_score),
+        SURVIVOR_COLUMNS,
         size=sum(n * int(blocks[cell]) for cell, n in counts.items()) * placement_type(m).itemsize,
     )
     # Clips with equal sketches survive wherever they are.
@@ -66,8 +72,6 @@ def survivor_set(run: Run) -> KeySet:
         collected = placements.toPandas()
         return SortedKeys(members(collected["key"].to_numpy(), collected["cell"].to_numpy()))
     bits = min(_FILTER_BITS, 2 * rows * _BITS_PER_KEY)
-    held = placements.mapInArrow(adapters.task(adapters.key_set_members), "segment int, member bigint")
-    segments = held.repartition("segment").mapInArrow(
-        adapters.task(adapters.filter_segments(bits)), "segment int, words binary"
-    )
+    held = placements.mapInArrow(task(key_set_members), "segment int, member bigint")
+    segments = held.repartition("segment").mapInArrow(task(filter_segments(bits)), "segment int, words binary")
     return BloomFilter({row.segment: np.frombuffer(row.words, np.uint64) for row in segments.toLocalIterator()})

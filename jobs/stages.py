@@ -143,4 +143,5 @@ def _stage_records(run: Run) -> dict[str, Record]:
 
 def _in_short(record: Record) -> str:
     """The counts of a record, for a log line."""
-    return ", ".join(f"{k} {v}" for k, v in record.items() if isinstance(v, int))
+    counts = [f"{k} {v:,}" for k, v in record.items() if isinstance(v, int) and not isinstance(v, bool)]
+    return record.get("skipped") or ", ".join(counts)

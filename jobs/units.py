@@ -4,7 +4,7 @@ import math
 
 from pyspark.sql import DataFrame
 
-from udfs.adapters import ArrowFunction, task
+from udfs.adapters.batches import ArrowFunction, task
 
 _MOST_BYTES = 64 << 20  # of rows to sort and hand to Python in one task
 _LEAST_BYTES = 1 << 20  # that are worth a task
@@ -16,7 +16,9 @@ def by_unit(rows: DataFrame, function: ArrowFunction, schema: str, size: int) ->
     size: bytes of `rows`. Sorted batches instead of groupBy.applyInPandas: no group is turned into pandas, and a
     task handles its thousand small units in one call.
     """
-    usual = int(rows.sparkSession.conf.get("spark.sql.shuffle.partitions") or 1)
+    spark = rows.sparkSession
+    chosen = spark.conf.get("spark.sql.shuffle.partitions") or ""
+    usual = int(chosen) if chosen.isdigit() else 4 * spark.sparkContext.defaultParallelism  # it may be "auto"
     partitions = max(math.ceil(size / _MOST_BYTES), min(usual, math.ceil(size / _LEAST_BYTES)), 1)
     unit = ("cell", "a", "b")
     grouped = rows.repartition(partitions, *unit)

@@ -17,6 +17,7 @@ from udfs.vectors import Indices
 Keys = np.ndarray[Any, np.dtype[np.uint64]]
 Words = np.ndarray[Any, np.dtype[np.uint64]]
 
+EVERY_DRAW = 2**63 - 1  # a limit that no draw is above
 SEGMENTS = 64  # a Bloom filter is built in so many parts, one task each
 
 _BLOCK_WORDS = 8  # a block of 512 bits, one cache line; a key sets one bit in each of its words
@@ -37,7 +38,7 @@ def clip_keys(ids: pa.Array) -> Keys:
 def draws(ids: pa.Array, seed: int) -> Indices:
     """A number from 0 to 2**63 - 1 for each id, at random by the seed, (n,) int64; the greatest for null."""
     hashed = _mix(clip_keys(ids) + _mix(np.full(1, seed, np.uint64))) >> np.uint64(1)
-    return np.where(ids.is_null().to_numpy(zero_copy_only=False), 2**63 - 1, hashed.view(np.int64))
+    return np.where(ids.is_null().to_numpy(zero_copy_only=False), EVERY_DRAW, hashed.view(np.int64))
 
 
 def placement_keys(keys: Keys, cells: Indices) -> Keys:

@@ -7,10 +7,10 @@ rounded up, and x·y exceeds the bound by no more than |p̂(x)| |p - p̂|(y) + |
 """
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from udfs.units import Flags
 from udfs.vectors import Doubles, Matrix
@@ -32,13 +32,15 @@ def principal_basis(unit: Matrix) -> Doubles:
     return np.ascontiguousarray(np.linalg.eigh(moments)[1][:, ::-1])
 
 
+def code_type(m: int) -> np.dtype[Any]:
+    """A packed sketch of m coordinates."""
+    return np.dtype(("<i2", (m + 1,)))
+
+
 def sketch(unit: Matrix, basis: Doubles) -> Codes:
     """Sketches of unit rows (n, d): (n, m + 1) int16, coordinates in units of 1 / SCALE and the rest's norm."""
     codes = np.empty((len(unit), basis.shape[1] + 1), np.int16)
-    for start in range(0, len(unit), _CHUNK_ROWS):
-        rows = slice(start, start + _CHUNK_ROWS)
-        x = unit[rows].astype(np.float64)
-        p = x @ basis
+    for rows, x, p in _rotated(unit, basis):
         rounded = np.rint(p * SCALE)
         codes[rows, :-1] = rounded
         codes[rows, -1] = np.ceil(_rest(x, p, rounded / SCALE) * SCALE)
@@ -48,14 +50,19 @@ def sketch(unit: Matrix, basis: Doubles) -> Codes:
 def coordinates(unit: Matrix, basis: Doubles) -> Matrix:
     """The same in full precision: (n, m + 1) float32."""
     out = np.empty((len(unit), basis.shape[1] + 1), np.float32)
-    for start in range(0, len(unit), _CHUNK_ROWS):
-        rows = slice(start, start + _CHUNK_ROWS)
-        x = unit[rows].astype(np.float64)
-        p = x @ basis
+    for rows, x, p in _rotated(unit, basis):
         out[rows, :-1] = p
         rest = _rest(x, p, out[rows, :-1].astype(np.float64))
         out[rows, -1] = np.nextafter(rest.astype(np.float32), np.float32(np.inf))
     return out
+
+
+def _rotated(unit: Matrix, basis: Doubles) -> Iterator[tuple[slice, Doubles, Doubles]]:
+    """Some rows after the other, in float64: which they are, they, and their coordinates."""
+    for start in range(0, len(unit), _CHUNK_ROWS):
+        rows = slice(start, start + _CHUNK_ROWS)
+        x = unit[rows].astype(np.float64)
+        yield rows, x, x @ basis
 
 
 def _rest(x: Doubles, p: Doubles, rounded: Doubles) -> Doubles:
@@ -82,14 +89,6 @@ def _margin(m: int, off: float) -> float:
     rows in float32; (m + 2) u for summing m + 1 rounded products (Higham, section 3.1); 1% for the higher orders.
     """
     return 1.01 * (2 * off * (1 + off) + (m + 8) * _U32)
-
-
-def unpack_codes(packed: pa.Array, width: int) -> Codes:
-    """(n, width) int16 from n non-null binary values of that many little-endian int16 each."""
-    packed = packed.cast(pa.large_binary())
-    offsets = np.frombuffer(packed.buffers()[1], np.int64, len(packed) + 1, packed.offset * 8)
-    codes = np.frombuffer(packed.buffers()[2] or b"", "<i2", len(packed) * width, int(offsets[0]))
-    return codes.reshape(len(packed), width)
 
 
 def repeated_rows(codes: Codes) -> tuple[Flags, Flags]:

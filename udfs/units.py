@@ -39,6 +39,11 @@ def tiles(rows: int, cols: int, triangle: bool, size: int) -> Iterator[tuple[sli
             yield slice(top, bottom), slice(left, min(left + size, cols))
 
 
+def run_starts(rows: NDArray[np.integer]) -> Indices:
+    """Where each run of equal rows begins in an (n, c) matrix; [] of none."""
+    return np.flatnonzero(np.r_[True, np.any(rows[1:] != rows[:-1], axis=1)][: len(rows)])
+
+
 def cut(keys: Indices, cells: Indices, blocks: Indices) -> tuple[Indices, Indices, Indices, Flags]:
     """The units that n placements take part in, where a cell has blocks[cell] blocks.
 

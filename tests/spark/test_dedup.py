@@ -213,6 +213,10 @@ def test_the_output_tree(real: Path, run_job: RunJob) -> None:
     assert record["options"]["eps_thresholds"] == [0.1, 0.05, 0.01, 0.001]
     assert record["stages"]["embeddings"]["accepted"] == 1200
     assert all(stage["seconds"] >= 0 for stage in record["stages"].values())
+    matching = record["stages"]["matching"]
+    assert matching["bytes_shuffled"] > 500 * 384 * 2
+    assert matching["pairs_bounded"] > matching["pairs_scored"] > 100
+    assert record["options"]["n_clusters"] == 20
 
 
 def test_more_clusters_than_distinct_clips_warns(

@@ -1,17 +1,21 @@
 """What the job reads, what it rejects, and what it refuses."""
 
 import pickle
+import re
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pyspark.errors import PythonException
 from pyspark.sql import SparkSession
 
+from jobs.dedup import spark_message
 from jobs.errors import JobError
 from jobs.stages import Run
-from tests.reference import f32
+from tests.reference import f32, real_embeddings
 from tests.spark.conftest import RunJob, write_clips, write_parquet
 
 GOOD = {f"good{i}": np.eye(5, dtype=np.float32)[i % 5] + np.float32(0.01 * i) for i in range(20)}
@@ -168,3 +172,91 @@ def test_too_many_rejects_stop_the_job_before_clustering(tmp_path: Path, run_job
     result = run_job(source, "--max-rejected-fraction", "0.2")  # more allowed: the same run goes on
     assert isinstance(result.job, Run)
     assert len(result.table("rejected")) == 5
+
+
+@pytest.fixture
+def small_sample(monkeypatch: pytest.MonkeyPatch) -> tuple[str, ...]:
+    """Makes the sample a small part of little data, so that Parquet is read where it lies; returns the flags for it."""
+    monkeypatch.setattr("jobs.planning.LOOK_AT", 50)
+    return ("--n-clusters", "6", "--sample-rows-per-cluster", "20", "--eps-thresholds", "0.05")
+
+
+def real_table(folder: Path, **more: object) -> Path:
+    ids, rows = real_embeddings()
+    return write_parquet(folder, ids, rows, files=3, **more)
+
+
+def test_parquet_is_read_alike_where_it_lies_through_spark_and_packed(
+    tmp_path: Path, run_job: RunJob, monkeypatch: pytest.MonkeyPatch, small_sample: tuple[str, ...]
+) -> None:
+    source = real_table(tmp_path / "in")
+    in_place = run_job(source, *small_sample, output="in-place")
+    record = in_place.job.records["embeddings"]
+    assert not record["packed"]
+    assert record["bytes_written"] < 400 * 384 * 4  # of the sample only
+    assert in_place.job.records["placement"]["bytes_read"] > 1200 * 384 * 2
+    monkeypatch.setattr("jobs.readers._local_files", lambda *_: [])
+    through_spark = run_job(source, *small_sample, output="through-spark")
+    assert not through_spark.job.records["embeddings"]["packed"]
+    monkeypatch.setattr("jobs.embeddings._share_to_scan", lambda *_: 1.0)
+    packed = run_job(source, *small_sample, output="packed")
+    assert packed.job.records["embeddings"]["packed"]
+    monkeypatch.setattr("jobs.embeddings._share_to_scan", lambda *_: 0.01)  # less than the sample needs
+    late = run_job(source, *small_sample, output="late")
+    for other in (through_spark, packed, late):
+        for table in ("dedup", "clustering/assignments"):
+            pd.testing.assert_frame_equal(in_place.table(table), other.table(table), check_exact=True)
+
+
+@pytest.mark.parametrize(
+    ("extra_id", "extra", "reason", "packed"),
+    [
+        ("zero", np.zeros(384), "zero_norm", False),
+        ("short", np.ones(5), "wrong_dimension", True),
+        ("acl2-source", np.ones(384), "duplicate_id", True),
+    ],
+)
+def test_bad_rows_of_parquet_read_where_it_lies(
+    tmp_path: Path, run_job: RunJob, small_sample: tuple[str, ...],
+    extra_id: str, extra: np.ndarray, reason: str, packed: bool,
+) -> None:  # fmt: skip
+    source = real_table(tmp_path / "in")
+    assert "acl2-source" in real_embeddings()[0]
+    lists = pa.array([extra.astype(np.float32).tolist()], pa.list_(pa.float32()))
+    pq.write_table(pa.table({"id": [extra_id], "embedding": lists}), source / "extra.parquet")
+    result = run_job(source, *small_sample)
+    rejected = result.table("rejected")
+    assert list(zip(rejected["id"], rejected["reason"], strict=True)) == [(extra_id, reason)]
+    assert rejected["source"][0].startswith("file:")
+    record = result.job.records["embeddings"]
+    assert (record["rows"], record["accepted"], record["packed"]) == (1201, 1200, packed)
+
+
+def test_rank_columns_of_parquet_read_by_each_pass(
+    tmp_path: Path, run_job: RunJob, small_sample: tuple[str, ...]
+) -> None:
+    quality = [float("nan") if n % 5 == 0 else n % 7 for n in range(1200)]
+    source = real_table(tmp_path / "in", quality=quality)
+    result = run_job(source, *small_sample, "--rank-by", "quality:desc")
+    assert not result.job.records["embeddings"]["packed"]
+    of = dict(zip(real_embeddings()[0], quality, strict=True))
+    removed = result.table("dedup").query("decision == 'removed'")
+    assert len(removed) > 300
+    kept_first = [(of[m], of[i]) for i, m in zip(removed["id"], removed["max_id"], strict=True)]
+    assert all(np.isnan(b) or a >= b for a, b in kept_first)
+
+
+@pytest.mark.parametrize("where", ["data", "footer"])
+def test_a_broken_parquet_file_is_named_in_one_line(
+    tmp_path: Path, run_job: RunJob, small_sample: tuple[str, ...], where: str
+) -> None:
+    source = real_table(tmp_path / "in")
+    broken = source / "part-00002.parquet"
+    content = bytearray(broken.read_bytes())
+    content[5000:200_000] = bytes(195_000)
+    broken.write_bytes(content if where == "data" else content[:-4])
+    with pytest.raises((PythonException, JobError)) as error:
+        run_job(source, *small_sample)
+    shown = spark_message(error.value) if isinstance(error.value, PythonException) else str(error.value)
+    assert re.search(r"part-00002\.parquet cannot be read as Parquet: ", shown)
+    assert "\n" not in shown

@@ -23,6 +23,7 @@ def test_the_flags_of_the_guide_are_taken() -> None:
 def test_the_defaults_find_every_pair_with_clusters_of_its_own_choice() -> None:
     options = parse(PATHS)
     assert (options.n_clusters, options.match_scope) == (None, "all")
+    assert options.fingerprint()["n_clusters"] == "auto"
 
 
 def test_easy_is_soft_and_a_threshold_counts_once() -> None:

@@ -129,6 +129,15 @@ def test_one_row_and_a_rank_one_set(m: int) -> None:
     np.testing.assert_allclose(score[1:], 1, rtol=0, atol=1e-15)
 
 
+@pytest.mark.parametrize("m", [0, 1, 2])
+def test_a_guest_that_is_as_similar_and_earlier_wins_over_a_clip_at_home(m: int) -> None:
+    x = np.exp2(np.arange(10))[:, None].astype(np.float32) * f32([[1, 1]])  # all score exactly 1
+    home = np.arange(10) >= 5
+    match, score, _ = match_earlier(x, 0.9, some_basis(x, m), home, tile_rows=2)
+    assert match.tolist() == [-1] * 5 + [0] * 5
+    assert score[5:].tolist() == [1.0] * 5
+
+
 def test_copies_at_home_and_as_guests_are_not_confused() -> None:
     x = np.repeat(np.eye(2, dtype=np.float32), 3, axis=0)
     home = np.array([False, False, True, False, False, False])

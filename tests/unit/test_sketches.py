@@ -7,15 +7,15 @@ from hypothesis import strategies as st
 from tests.reference import real_embeddings
 from udfs.sketches import (
     SCALE,
+    code_type,
     coordinate_margin,
     coordinates,
     principal_basis,
     repeated_rows,
     sketch,
     sketch_margin,
-    unpack_codes,
 )
-from udfs.vectors import cosines, pack, squared_norms, unit_rows
+from udfs.vectors import cosines, pack, squared_norms, unit_rows, unpack_as
 
 
 def rows_of(kind: str, n: int, dim: int, spread: float, rng: np.random.Generator) -> np.ndarray:
@@ -55,6 +55,10 @@ def test_no_cosine_lies_above_its_bound(kind: str, dim: int, m: int, spread: flo
     i, j = (a.ravel() for a in np.indices((len(x), len(x))))
     cosine = cosines(x, i, x, j, x_sq, x_sq).reshape(len(x), -1)
 
+    for packed, scale in ((sketch(unit, basis), SCALE), (coordinates(unit, basis), 1)):
+        stored = packed.astype(float) / scale
+        rest = unit - stored[:, :-1] @ basis.T
+        assert (stored[:, -1] ** 2 >= (rest * rest).sum(axis=1)).all()
     full = coordinates(unit, basis)
     assert (cosine <= full @ full.T + coordinate_margin(basis.shape[1])).all()
     codes = sketch(unit, basis).astype(np.float32)
@@ -79,9 +83,9 @@ def test_bounds_of_real_embeddings_are_tight_enough_to_be_of_use() -> None:
 def test_packed_sketches_come_back() -> None:
     codes = np.arange(-6, 6, dtype=np.int16).reshape(4, 3)
     packed = pack(codes).cast(pa.binary())
-    np.testing.assert_array_equal(unpack_codes(packed, 3), codes)
-    np.testing.assert_array_equal(unpack_codes(packed.slice(1, 2), 3), codes[1:3])
-    assert unpack_codes(packed.slice(0, 0), 3).shape == (0, 3)
+    np.testing.assert_array_equal(unpack_as(packed, code_type(2)), codes)
+    np.testing.assert_array_equal(unpack_as(packed.slice(1, 2), code_type(2)), codes[1:3])
+    assert unpack_as(packed.slice(0, 0), code_type(2)).shape == (0, 3)
 
 
 @given(st.lists(st.tuples(st.integers(-2, 2), st.integers(-1, 1)), max_size=30))

@@ -1,0 +1,76 @@
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from udfs.parquet import FilePart, outline, pack_list_column, read_part
+
+
+def whole(path: Path) -> FilePart:
+    return FilePart("file:///x", str(path), 0, path.stat().st_size)
+
+
+def test_the_parts_of_a_file_hold_its_rows_once(tmp_path: Path) -> None:
+    rows = np.random.default_rng(0).standard_normal((1000, 8)).astype(np.float32)
+    lists = pa.array(rows.tolist(), pa.list_(pa.float32()))
+    table = pa.table({"clip.no": np.arange(1000), "v e": lists, "x": rows[:, 0]})
+    path = tmp_path / "x.parquet"
+    pq.write_table(table, path, row_group_size=90)
+    assert outline([whole(path)] * 2, "v e") == (2000, 8)
+    size = path.stat().st_size
+    seen: list[str] = []
+    for start in range(0, size, 7000):
+        part = FilePart("file:///x", str(path), start, min(start + 7000, size))
+        for ids, embeddings in read_part(part, "clip.no", "v e"):
+            packed, _, _ = pack_list_column(embeddings)
+            for i, value in zip(ids.to_pylist(), packed, strict=True):
+                assert value.as_py() == rows[int(i)].tobytes()
+                seen.append(i)
+    assert sorted(map(int, seen)) == list(range(1000))
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pa.list_(pa.float64()), pa.large_list(pa.float32()), pa.list_(pa.float32(), 3),
+        pa.fixed_shape_tensor(pa.float32(), (3,)),
+    ],
+)  # fmt: skip
+def test_any_kind_of_list_column_is_read(tmp_path: Path, kind: pa.DataType) -> None:
+    rows = [[1.0, 2.0, 3.0], [0.5, 0.25, 4.0]]
+    lists = pa.array(rows, pa.list_(pa.float32(), 3))
+    column = pa.ExtensionArray.from_storage(kind, lists) if isinstance(kind, pa.ExtensionType) else lists.cast(kind)
+    path = tmp_path / "x.parquet"
+    pq.write_table(pa.table({"id": ["a", "b"], "embedding": column}), path)
+    assert outline([whole(path)], "embedding") == (2, 3)
+    ((ids, embeddings),) = read_part(whole(path), "id", "embedding")
+    assert ids.to_pylist() == ["a", "b"]
+    assert [np.frombuffer(v, np.float32).tolist() for v in pack_list_column(embeddings)[0].to_pylist()] == rows
+
+
+def test_a_missing_column_is_null(tmp_path: Path) -> None:
+    path = tmp_path / "x.parquet"
+    pq.write_table(pa.table({"id": ["a", "b"], "embedding": [[1.0], [2.0]]}), path)
+    ((ids, _),) = read_part(whole(path), "other", "embedding")
+    assert ids.null_count == 2
+    ((ids, lists),) = read_part(whole(path), "id", "other")
+    assert (ids.to_pylist(), lists.null_count) == (["a", "b"], 2)
+    ((ids, lists),) = read_part(whole(path), "one", "other")
+    assert ids.null_count == lists.null_count == 2
+    assert outline([whole(path)], "other") == (2, 0)
+
+
+def test_a_broken_file_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "x.parquet"
+    rows = np.random.default_rng(0).standard_normal((1000, 8))
+    pq.write_table(pa.table({"id": [str(n) for n in range(1000)], "embedding": rows.tolist()}), path)
+    content = bytearray(path.read_bytes())
+    content[100:20_000] = bytes(19_900)
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="file:///x cannot be read as Parquet: "):
+        list(read_part(whole(path), "id", "embedding"))
+    path.write_bytes(content[:-4])
+    with pytest.raises(ValueError, match="file:///x cannot be read as Parquet: "):
+        outline([whole(path)], "embedding")

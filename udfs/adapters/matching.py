@@ -1,0 +1,148 @@
+"""Match: clips to the units they are matched in, and units to partial matches."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from udfs.adapters.batches import ArrowFunction, Batches, Broadcast, columns_of, record_batch, units
+from udfs.cells import Cells
+from udfs.keysets import Keys, KeySet, clip_keys, placement_keys
+from udfs.ranking import RankColumn, Values, rank_order, seeded_hash
+from udfs.similarity import match_earlier
+from udfs.units import Flags, cut
+from udfs.vectors import Doubles, Indices, Matrix, first_of_equal_rows, squared_norms, unpack
+
+_FOLLOWER_CELLS = 256  # spread over so many groups, which need not meet anyone
+
+
+def send_clips(
+    centroids: Broadcast[Matrix],
+    eps: float | None,
+    keyset: Broadcast[KeySet] | None,
+    rank: Sequence[RankColumn],
+    seed: int,
+    blocks: Broadcast[Indices],
+) -> ArrowFunction:
+    """(id, embedding, --rank-by columns) to (UNIT_COLUMNS, home, second, leader_id, embedding, columns of rank): one
+    row for each unit that a clip is to be matched in.
+
+    Only placements in the key set are sent, or all of them where that is None. Of a batch's bit-identical
+    clips the earliest in rank leads; the others follow it without embedding, to numbers below zero.
+    """
+
+    def run(batches: Batches) -> Iterator[pa.RecordBatch]:
+        cells = Cells(centroids.value, eps)
+        wanted = None if keyset is None else keyset.value
+        for batch in batches:
+            keys = clip_keys(batch.column("id"))
+            if wanted is not None:
+                some = wanted.contains(keys)
+                batch, keys = batch.filter(pa.array(some)), keys[some]
+            if len(batch):
+                yield _sent(batch, keys, cells, wanted, rank, seed, blocks.value)
+
+    return run
+
+
+def _sent(
+    batch: pa.RecordBatch,
+    keys: Keys,
+    cells: Cells,
+    wanted: KeySet | None,
+    rank: Sequence[RankColumn],
+    seed: int,
+    blocks: Indices,
+) -> pa.RecordBatch:
+    vectors = unpack(batch.column("embedding"), cells.centroids.shape[1])
+    x_sq = squared_norms(vectors)
+    placement = cells.place(vectors, x_sq)
+    columns = {**columns_of(batch), "cosine_dist_to_cent": pa.array(placement.distance)}
+    if any(column.name == "random_rank" for column in rank):
+        columns["random_rank"] = pa.array(seeded_hash(batch.column("id").to_pylist(), seed))
+    order = _rank_order(columns, rank)
+    leader = np.empty_like(order)
+    leader[order] = order[first_of_equal_rows(vectors[order], x_sq[order])]
+    leads = leader == np.arange(len(leader))
+
+    rows = np.r_[np.arange(len(keys)), placement.guest_rows]
+    cell = np.r_[placement.home, placement.guest_cells]
+    home = np.arange(len(rows)) < len(keys)
+    sent = leads[rows]
+    if wanted is not None:
+        sent &= wanted.contains(placement_keys(keys[rows], cell))
+    followers = np.flatnonzero(~leads)
+    spread = -1 - (keys[followers] % np.uint64(_FOLLOWER_CELLS)).astype(np.int64)
+    rows, cell = np.r_[rows[sent], followers], np.r_[cell[sent], spread]
+    home = np.r_[home[sent], np.ones(len(followers), bool)]
+    part, first_block, second_block, second = cut(keys[rows].view(np.int64), cell, blocks)
+    rows = rows[part]
+
+    follows = ~leads[rows]
+    embedding = columns.pop("embedding")
+    return record_batch(
+        cell=pa.array(cell[part], pa.int32()),
+        a=pa.array(first_block, pa.int32()),
+        b=pa.array(second_block, pa.int32()),
+        home=pa.array(home[part]),
+        second=pa.array(second),
+        leader_id=columns["id"].take(pa.array(leader[rows], mask=~follows)),
+        embedding=embedding.take(pa.array(rows, mask=follows)),
+        **{column.name: columns[column.name].take(pa.array(rows)) for column in rank},
+    )
+
+
+def match_units(basis: Broadcast[Doubles], min_score: float, rank: Sequence[RankColumn]) -> ArrowFunction:
+    """(UNIT_COLUMNS, home, second, leader_id, embedding, columns of rank), sorted by unit, to partial matches.
+
+    Those have id, max_id, cosine_sim_score and max_<name> for each column of rank. A follower has its leader_id
+    instead; the last row of a task holds nothing but its counts, `pairs` and `scored`.
+    """
+
+    def run(batches: Batches) -> Iterator[pa.RecordBatch]:
+        axes, counts = basis.value, {"pairs": 0, "scored": 0}
+        types: dict[str, pa.DataType] = {}
+        for unit in units(batches):
+            types = types or {f"max_{column.name}": unit.column(column.name).type for column in rank}
+            if unit.column("cell")[0].as_py() < 0:
+                yield _partials(types, id=unit.column("id"), leader_id=unit.column("leader_id"))
+                continue
+            ranked = unit.take(pa.array(_rank_order(columns_of(unit), rank)))
+            vectors = unpack(ranked.column("embedding"), axes.shape[0])
+            match, score, work = match_earlier(vectors, min_score, axes, *_home_and_second(ranked))
+            counts = {name: count + work[name] for name, count in counts.items()}
+            later = np.flatnonzero(match >= 0)
+            best = ranked.take(pa.array(match[later]))
+            yield _partials(
+                types,
+                id=ranked.column("id").take(pa.array(later)),
+                cosine_sim_score=pa.array(score[later]),
+                **{f"max_{column.name}": best.column(column.name) for column in rank},
+            )
+        if types:
+            yield _partials(types, **{name: pa.array([count], pa.int64()) for name, count in counts.items()})
+
+    return run
+
+
+def _partials(types: dict[str, pa.DataType], **columns: pa.Array) -> pa.RecordBatch:
+    """A batch of partial matches with the columns of `types`, null where not given."""
+    fixed = {"id": pa.string(), "leader_id": pa.string(), "cosine_sim_score": pa.float64()}
+    n = len(next(iter(columns.values())))
+    wanted = {**fixed, **types, "pairs": pa.int64(), "scored": pa.int64()}
+    given = {name: columns[name].cast(kind) if name in columns else pa.nulls(n, kind) for name, kind in wanted.items()}
+    return record_batch(**given)
+
+
+def _home_and_second(unit: pa.RecordBatch) -> tuple[Flags, Flags | None]:
+    """What `sweeps` asks of a unit."""
+    home, second = (unit.column(name).to_numpy(zero_copy_only=False) for name in ("home", "second"))
+    return home, second if unit.column("a")[0] != unit.column("b")[0] else None
+
+
+def _rank_order(columns: Mapping[str, pa.Array], rank: Sequence[RankColumn]) -> Indices:
+    def values(name: str) -> Values:
+        column = columns[name]
+        return column.to_numpy() if name == "cosine_dist_to_cent" else column.to_pandas()
+
+    return rank_order([(values(column.name), column.descending) for column in rank])

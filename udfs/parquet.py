@@ -1,0 +1,113 @@
+"""Local Parquet files, read by Arrow past Spark, and list columns to packed embeddings."""
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from udfs import decode
+from udfs.vectors import Matrix, pack
+
+_READ_ROWS = 16_384
+
+
+@dataclasses.dataclass(frozen=True)
+class FilePart:
+    """A part of a local Parquet file: the row groups whose middle lies in these bytes."""
+
+    uri: str
+    path: str
+    start: int
+    stop: int
+
+
+def read_part(part: FilePart, id_column: str, embedding_column: str) -> Iterator[tuple[pa.Array, pa.Array]]:
+    """The ids, as text, and the embeddings, as lists, in batches of a part; null where the file lacks the column.
+
+    Raises ValueError, which names the file, when it cannot be read.
+    """
+    with _opened(part) as file:
+        groups = [(n, _middle(file.metadata.row_group(n))) for n in range(file.num_row_groups)]
+        mine = [n for n, middle in groups if part.start <= middle < part.stop]
+        there = [name for name in (id_column, embedding_column) if name in file.schema_arrow.names]
+        for batch in file.iter_batches(_READ_ROWS, mine, there, use_threads=False):
+            ids, lists = (
+                batch.column(name) if name in there else pa.nulls(len(batch), kind)
+                for name, kind in ((id_column, pa.string()), (embedding_column, pa.list_(pa.float32())))
+            )
+            yield ids.cast(pa.string()), _plain(lists)
+
+
+def outline(files: Iterable[FilePart], embedding_column: str) -> tuple[int, int]:
+    """The number of rows of these files, whole, and the dimension of the first embedding that has one, else 0.
+
+    Raises ValueError, which names the file, when one cannot be read.
+    """
+    rows = dim = 0
+    for part in files:
+        with _opened(part) as file:
+            rows += file.metadata.num_rows
+            if not dim:
+                there = [embedding_column] if embedding_column in file.schema_arrow.names else []
+                first = next(file.iter_batches(1000, columns=there, use_threads=False), None) if there else None
+                dim = 0 if first is None else pc.max(pc.list_value_length(_plain(first.column(0)))).as_py() or 0
+    return rows, dim
+
+
+@contextmanager
+def _opened(part: FilePart) -> Iterator[pq.ParquetFile]:
+    try:
+        with pq.ParquetFile(part.path) as file:
+            yield file
+    except (OSError, pa.ArrowException) as e:
+        raise ValueError(f"{part.uri} cannot be read as Parquet: {str(e).splitlines()[0]}") from e
+
+
+def _plain(column: pa.Array) -> pa.Array:
+    """The lists below an Arrow extension type such as a tensor of fixed shape."""
+    return column.storage if isinstance(column, pa.ExtensionArray) else column
+
+
+def _middle(group: pq.RowGroupMetaData) -> int:
+    columns = [group.column(n) for n in range(group.num_columns)]
+    starts = [c.dictionary_page_offset or c.data_page_offset for c in columns]
+    return int(min(starts) + sum(c.total_compressed_size for c in columns) // 2)
+
+
+def pack_list_column(lists: pa.ListArray) -> tuple[pa.Array, pa.Array, pa.Array]:
+    """A list<float|double> column of n embeddings to (packed binary, dim int32, reason string), n each."""
+    matrix = _as_clean_matrix(lists)
+    if matrix is not None:
+        n, dim = matrix.shape
+        return pack(matrix).cast(pa.binary()), pa.array([dim] * n, pa.int32()), pa.nulls(n, pa.string())
+    return clip_columns([_pack_list(value) for value in lists])
+
+
+def _as_clean_matrix(lists: pa.ListArray) -> Matrix | None:
+    """(n, d) float32 when every list is a usable vector of one dimension, which is nearly always."""
+    values = lists.flatten()
+    lengths = pc.list_value_length(lists).unique().to_pylist()
+    if len(lengths) != 1 or not lengths[0] or values.null_count:
+        return None
+    with np.errstate(over="ignore"):
+        matrix = values.to_numpy(zero_copy_only=False).astype(np.float32, copy=False).reshape(-1, lengths[0])
+    usable = bool(np.isfinite(matrix).all() and matrix.any(axis=1).all())
+    return matrix if usable else None
+
+
+def _pack_list(value: pa.ListScalar) -> decode.Decoded:
+    if not value.is_valid or value.values.null_count:
+        return decode.Decoded(None, None, decode.NULL)
+    return decode.pack_vector(value.values.to_numpy(zero_copy_only=False))
+
+
+def clip_columns(clips: Sequence[decode.Decoded]) -> tuple[pa.Array, pa.Array, pa.Array]:
+    return (
+        pa.array([clip.embedding for clip in clips], pa.binary()),
+        pa.array([clip.dim for clip in clips], pa.int32()),
+        pa.array([clip.reason for clip in clips], pa.string()),
+    )
