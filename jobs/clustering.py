@@ -14,9 +14,9 @@ from jobs.kmeans import train
 from jobs.options import Options, eps_text
 from jobs.planning import LOOK_AT, auto_clusters, make_plan, sample_rows, training_rows
 from jobs.stages import Record, Run
-from udfs.cells import Cells
+from udfs.cells import Cells, Placement
 from udfs.sketches import principal_basis
-from udfs.vectors import Doubles, Indices, Matrix, first_of_equal_rows, squared_norms, unit_rows, unpack
+from udfs.vectors import Doubles, Matrix, first_of_equal_rows, squared_norms, unit_rows, unpack
 
 log = logging.getLogger(__name__)
 
@@ -58,13 +58,13 @@ def _sample(spark: SparkSession, options: Options, run: Run, wanted: int) -> Mat
 def _plan(sample: Matrix, centroids: Matrix, options: Options, run: Run) -> Record:
     """Write the basis of the sketches; returns the plan of the work, and says it."""
     x_sq = squared_norms(sample)
-    unit = unit_rows(sample, x_sq)
-    copies, home = _guest_copies(sample, centroids, options)
-    basis = principal_basis(unit)
-    # Copies of one embedding cost next to nothing.
     distinct = np.flatnonzero(first_of_equal_rows(sample, x_sq) == np.arange(len(sample)))
     rows = max(1, run.records["embeddings"]["accepted"] * len(distinct) // len(sample))
-    plan = make_plan(unit[distinct], home[distinct], basis, rows, copies, options.min_score, options.seed)
+    sample, unit = sample[distinct], unit_rows(sample[distinct], x_sq[distinct])  # copies cost next to nothing
+    placed = _place_sample(sample, centroids, options)
+    copies = len(placed.guest_rows) / len(sample)
+    basis = principal_basis(unit)
+    plan = make_plan(unit, placed, basis, rows, options.min_score, options.seed)
     run.storage.write(run.work("basis.npy"), _to_npy(basis[:, : plan.screen_coordinates]))
     log.info(
         "%d clusters; about %.2f guest copies of each clip, %.0f pairs a clip; %s",
@@ -75,16 +75,16 @@ def _plan(sample: Matrix, centroids: Matrix, options: Options, run: Run) -> Reco
     return {"estimated_guest_copies": round(copies, 4), **dataclasses.asdict(plan)}
 
 
-def _guest_copies(sample: Matrix, centroids: Matrix, options: Options) -> tuple[float, Indices]:
-    """Guests per clip, estimated from a sample, and the homes of that.
+def _place_sample(sample: Matrix, centroids: Matrix, options: Options) -> Placement:
+    """Where the sample belongs.
 
-    Raises JobError when there are more than --max-guest-copies, saying what would take fewer.
+    Raises JobError when there are more guests than --max-guest-copies, saying what would take fewer.
     """
     eps = options.guest_eps
-    placed = Cells(centroids, eps).place(sample)
+    placed = Cells(centroids, eps).place(sample, near=True)
     copies = len(placed.guest_rows) / len(sample)
     if eps is None or copies <= options.max_guest_copies:
-        return copies, placed.home
+        return placed
 
     def few_enough(eps: float, centroids: Matrix) -> bool:
         guests = Cells(centroids, eps).place(sample[:2000]).guest_rows

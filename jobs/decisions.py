@@ -4,7 +4,10 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from jobs.errors import JobError
+from jobs.matching import matches
 from jobs.options import Options, eps_text
+from jobs.placement import clips
+from jobs.session import settings
 from jobs.stages import Record, Run
 
 _WRITTEN = "id string, eps string, decision string"
@@ -12,17 +15,13 @@ _WRITTEN = "id string, eps string, decision string"
 
 def decide(options: Options, run: Run) -> Record:
     """Write dedup/, dedup_summary.csv, clustering/assignments/ and extraction/; returns kept and removed by eps."""
-    found = run.storage.table(run.work("matches"))
-    placed = run.storage.table(run.work("placements")).select("id", "cluster_id", "cosine_dist_to_cent")
-    matches = placed.join(found, "id", "left")
-    _write(placed, run.path("clustering", "assignments"))
-
-    # Rebalanced, so that each folder gets few files; Spark 3.5 takes columns in this hint from SQL only.
-    decided = matches.sparkSession.sql(
-        "select /*+ rebalance(eps, decision) */ * from {decided}",
-        decided=with_decisions(matches, options.eps_thresholds),
-    )
-    decided.write.mode("overwrite").partitionBy("eps", "decision").parquet(run.path("dedup"))
+    placed = clips(run)
+    placed.write.mode("overwrite").parquet(run.path("clustering", "assignments"))
+    decided = with_decisions(placed.join(matches(run), "id", "left"), options.eps_thresholds)
+    # A task keeps a file open for each folder; else it would sort its rows by folder first.
+    writers = {"spark.sql.maxConcurrentOutputFileWriters": 2 * len(options.eps_thresholds)}
+    with settings(placed.sparkSession, writers):
+        decided.write.mode("overwrite").partitionBy("eps", "decision").parquet(run.path("dedup"))
     counts = _count(options, run)
     _check(counts, options, run)
     lines = [f"{eps},{c['kept']},{c['removed']},{c['kept'] + c['removed']}" for eps, c in counts.items()]
@@ -32,26 +31,22 @@ def decide(options: Options, run: Run) -> Record:
         eps = eps_text(options.eps_to_extract)
         at_eps = run.storage.table(run.path("dedup"), _WRITTEN).filter(F.col("eps") == eps)
         for decision, name in (("kept", "kept_ids.parquet"), ("removed", f"unique_ids_{eps}.parquet")):
-            _write(at_eps.filter(F.col("decision") == decision).select("id"), run.path("extraction", name))
+            ids = at_eps.filter(F.col("decision") == decision).select("id")
+            ids.hint("rebalance").write.mode("overwrite").parquet(run.path("extraction", name))  # in few files
     return {"by_eps": counts, "bytes_written": run.storage.size(run.path("dedup"))}
 
 
-def with_decisions(matches: DataFrame, eps_thresholds: tuple[float, ...]) -> DataFrame:
+def with_decisions(matched: DataFrame, eps_thresholds: tuple[float, ...]) -> DataFrame:
     """Each match once per eps, with `decision`: removed iff cosine_sim_score >= 1 - eps in float64, else kept."""
     thresholds = F.array(
         *(F.struct(F.lit(eps_text(eps)).alias("eps"), F.lit(1.0 - eps).alias("min_score")) for eps in eps_thresholds)
     )
     removed = F.col("cosine_sim_score") >= F.col("threshold.min_score")
-    return matches.withColumn("threshold", F.explode(thresholds)).select(
-        *matches.columns,
+    return matched.withColumn("threshold", F.explode(thresholds)).select(
+        *matched.columns,
         F.col("threshold.eps").alias("eps"),
         F.when(removed, "removed").otherwise("kept").alias("decision"),
     )
-
-
-def _write(table: DataFrame, path: str) -> None:
-    """Write a narrow table in few files."""
-    table.hint("rebalance").write.mode("overwrite").parquet(path)
 
 
 def _count(options: Options, run: Run) -> dict[str, dict[str, int]]:

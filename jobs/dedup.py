@@ -35,7 +35,7 @@ def run(spark: SparkSession, options: Options) -> Run:
     job.stage("embeddings", lambda: load(spark, options, job, source))
     job.stage("clustering", lambda: cluster(spark, options, job))
     job.stage("placement", lambda: place(spark, options, job))
-    job.stage("screening", lambda: screen(spark, options, job))
+    job.stage("screening", lambda: screen(options, job))
     job.stage("matching", lambda: match(spark, options, job))
     job.stage("decisions", lambda: decide(options, job))
     job.finish()

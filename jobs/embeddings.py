@@ -4,6 +4,7 @@ Parquet is read where it lies, by each pass over the clips. Clip files are many 
 one table first; so is Parquet with an id that occurs twice, or with several dimensions.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import reduce
@@ -24,7 +25,7 @@ from jobs.stages import Record, Run
 from jobs.storage import Storage
 from udfs import decode
 from udfs.adapters.batches import ArrowFunction, task
-from udfs.adapters.reading import EMBEDDING_COLUMNS, draw_clips, keep_drawn, usable
+from udfs.adapters.reading import SCANNED_COLUMNS, draw_clips, scan, tally, usable
 from udfs.keysets import EVERY_DRAW
 
 _REJECTED_COLUMNS = "id string, source string, reason string"
@@ -37,24 +38,26 @@ def load(spark: SparkSession, options: Options, run: Run, source: Source) -> Rec
     """
     reading = reader(spark, source, options)
     share = 1.0 if source.format == "clips" else _share_to_scan(options, reading)
-    rows = _scan(spark, options, run, reading, share)
-    usable, unusable = _count(rows)
-    repeats = _may_repeat_ids(rows)
+    scanned = _scan(spark, options, run, reading, share)
+    usable, unusable, repeats = _count(scanned)
     if share < 1 and (repeats or len(usable) > 1):
         share = 1.0
-        rows = _scan(spark, options, run, reading, share)
+        scanned = _scan(spark, options, run, reading, share)
+    rows = _whole(scanned)
     overlooked = _overlooked_clips(spark, run.storage, source, reading.files, rows) if source.format == "clips" else []
 
     # The dimension that most usable rows have, of equally common ones the greater.
     dim = max(usable, key=lambda d: (usable[d], d), default=None)
-    other_dim = F.col("dim") != F.lit(dim)
-    rows = rows.withColumn("reason", F.when(other_dim, decode.WRONG_DIMENSION).otherwise(F.col("reason")))
-    rejected = [rows.filter("reason is not null")] if unusable or len(usable) > 1 else []
+    rejected = []
+    if unusable or len(usable) > 1:
+        other_dim = F.when(F.col("dim") != F.lit(dim), decode.WRONG_DIMENSION).otherwise(F.col("reason"))
+        rejected.append(rows.withColumn("reason", other_dim).filter("reason is not null"))
     if repeats:
-        _duplicate_ids(rows).write.mode("overwrite").parquet(run.work("duplicate_ids"))
+        run.storage.write_table(_duplicate_ids(rows.filter(F.col("dim") == F.lit(dim))), run.work("duplicate_ids"))
         rejected.append(run.storage.table(run.work("duplicate_ids")))
-    rejected.append(spark.createDataFrame(overlooked, _REJECTED_COLUMNS))
-    rejected_by_reason = _write_rejected(rejected, run)
+    if overlooked:
+        rejected.append(spark.createDataFrame(overlooked, _REJECTED_COLUMNS))
+    rejected_by_reason = _write_rejected(rejected or [rows.filter("false")], run)
     record = {
         "source": source.path,
         "format": source.format,
@@ -126,24 +129,28 @@ def sampled(spark: SparkSession, options: Options, run: Run, wanted: int) -> pd.
 
 
 def _scan(spark: SparkSession, options: Options, run: Run, reading: Reader, share: float) -> DataFrame:
-    """Write a row for each of the input's, whole for about this share of the clips, or for all."""
+    """Write SCANNED_COLUMNS of the input, about this share of the clips whole, or all."""
     rank_schema = "".join(f", {name} {kind}" for name, kind in reading.rank_kinds.items())
     scanned = reading.frame.mapInArrow(
-        task(reading.function, keep_drawn(options.seed, _limit(share))),
-        EMBEDDING_COLUMNS + ", draw bigint" + rank_schema,
+        task(reading.function, scan(options.seed, _limit(share))), SCANNED_COLUMNS + rank_schema
     )
     run.read_by_python += reading.bytes_past_spark
     with settings(spark, dict(reading.settings)):
         # A row's number is only its name in the written table: nothing is ordered by it.
         numbered = scanned.withColumn("row", F.monotonically_increasing_id())
-        numbered.write.option("compression", "none").mode("overwrite").parquet(run.work("embeddings"))
-    return run.storage.table(run.work("embeddings"))
+        run.storage.write_table(numbered, run.work("embeddings"))
+    return run.storage.table(run.work("embeddings"), f"{SCANNED_COLUMNS}{rank_schema}, row bigint")
+
+
+def _whole(scanned: DataFrame) -> DataFrame:
+    """Of what was scanned the rows that stand for themselves."""
+    return scanned.filter("draw is not null").drop("clips", "segment", "draws")
 
 
 def _usable_rows(run: Run) -> DataFrame:
-    """The rows of the scan that may take part; whole where it is packed, else those drawn."""
+    """The whole rows that may take part: all clips where the input was packed, else those drawn."""
     loaded = run.records["embeddings"]
-    rows = run.storage.table(run.work("embeddings")).filter(f"reason is null and dim = {loaded['dim']}")
+    rows = _whole(run.storage.table(run.work("embeddings"))).filter(f"reason is null and dim = {loaded['dim']}")
     if decode.DUPLICATE_ID in loaded["rejected_by_reason"]:
         rows = rows.join(run.storage.table(run.work("duplicate_ids")).select("row"), "row", "left_anti")
     return rows
@@ -161,26 +168,29 @@ def _limit(share: float) -> int:
     return min(EVERY_DRAW, int(2**63 * share))
 
 
-def _count(rows: DataFrame) -> tuple[dict[int, int], int]:
-    """The usable rows of each dimension, and the unusable ones of all."""
-    by_kind = rows.groupBy("reason", "dim").agg(F.count("*").alias("clips")).collect()
-    usable = {row.dim: row.clips for row in by_kind if row.reason is None}
-    return usable, sum(row.clips for row in by_kind if row.reason is not None)
+def _count(scanned: DataFrame) -> tuple[dict[int, int], int, bool]:
+    """The usable rows of each dimension, the unusable ones of all, and whether an id may be there twice."""
+    counts = scanned.filter("draw is null").select("segment", "reason", "dim", "clips", "draws").repartition("segment")
+    tallied = counts.drop("segment").mapInArrow(task(tally), "reason string, dim int, clips bigint, repeats bigint")
+    usable: Counter[int] = Counter()
+    unusable = repeats = 0
+    for row in tallied.collect():
+        if row.repeats is not None:
+            repeats += row.repeats
+        elif row.reason is None:
+            usable[row.dim] += row.clips
+        else:
+            unusable += row.clips
+    return usable, unusable, repeats > 0
 
 
 def _write_rejected(tables: list[DataFrame], run: Run) -> dict[str, int]:
     """Write the rejected rows, and count by reason what was written."""
     columns = [table.select("id", "source", "reason") for table in tables]
     reduce(DataFrame.unionByName, columns).hint("rebalance").write.mode("overwrite").parquet(run.path("rejected"))
-    if len(tables) == 1 and tables[0].isEmpty():
-        return {}
-    by_reason = run.storage.table(run.path("rejected")).groupBy("reason").agg(F.count("*").alias("clips"))
+    written = run.storage.table(run.path("rejected"), _REJECTED_COLUMNS)
+    by_reason = written.groupBy("reason").agg(F.count("*").alias("clips"))
     return {row.reason: row.clips for row in by_reason.orderBy("reason").collect()}
-
-
-def _may_repeat_ids(rows: DataFrame) -> bool:
-    repeated = rows.filter("reason is null").groupBy("draw").count().filter("count > 1")
-    return bool(repeated.limit(1).count())
 
 
 def _overlooked_clips(

@@ -6,7 +6,7 @@ from pyspark.sql import functions as F
 from jobs.clustering import read_basis, read_centroids
 from jobs.embeddings import Clips
 from jobs.options import Options
-from jobs.placement import in_cells, rows_by_cell
+from jobs.placement import travelling_by_cell
 from jobs.screening import surviving, survivor_set
 from jobs.stages import Record, Run
 from jobs.units import by_unit
@@ -20,9 +20,10 @@ def match(spark: SparkSession, options: Options, run: Run) -> Record:
     """Write the matches of all clips that have one (id, max_id, cosine_sim_score) to the intermediate tables."""
     two_passes = run.records["clustering"]["two_passes"]
     if two_passes:
-        counts = rows_by_cell(surviving(run).filter("not copy").distinct())
+        by_cell = surviving(run).filter("not copy").distinct().groupBy("cell").count()
+        counts = {row.cell: row["count"] for row in by_cell.collect()}
     else:
-        counts = rows_by_cell(in_cells(run.storage.table(run.work("placements")).filter("not copy")))
+        counts = travelling_by_cell(run)
     clips = Clips(spark, options, run)
     named = [RankColumn(f"rank_{n}", column.descending) for n, column in enumerate(options.rank_by)]
     rank = rank_columns(options.which_to_keep, named)
@@ -41,38 +42,50 @@ def match(spark: SparkSession, options: Options, run: Run) -> Record:
     sent_columns = f"{UNIT_COLUMNS}, home boolean, second boolean, leader_id string, embedding binary"
     sent = clips.map(send, ", ".join([sent_columns, *(f"{c.name} {kinds[c.name]}" for c in rank)]))
     match_function = match_units(context.broadcast(read_basis(run)), options.min_score, rank)
+    partial_columns = (
+        "id string, leader_id string, cosine_sim_score double, "
+        + "".join(f"max_{c.name} {kinds[c.name]}, " for c in rank)
+        + "pairs bigint, scored bigint"
+    )
     partials = by_unit(
         sent,
         match_function,
-        "id string, leader_id string, cosine_sim_score double, "
-        + "".join(f"max_{c.name} {kinds[c.name]}, " for c in rank)
-        + "pairs bigint, scored bigint",
+        partial_columns,
         size=sum(n * int(blocks[cell]) for cell, n in counts.items()) * 4 * run.records["embeddings"]["dim"],
     )
     with clips.reading():
-        partials.write.mode("overwrite").parquet(run.work("partial_matches"))
-    written = run.storage.table(run.work("partial_matches"))
-    _best(written, rank).write.mode("overwrite").parquet(run.work("matches"))
-    work = written.filter("id is null").agg(F.sum("pairs").alias("pairs"), F.sum("scored").alias("scored")).collect()[0]
+        run.storage.write_table(partials, run.work("partial_matches"))
+    written = run.storage.table(run.work("partial_matches"), partial_columns)
+    sums = [F.sum(name).alias(name) for name in ("pairs", "scored")]
+    totals = written.agg(*sums, F.count("leader_id").alias("follow")).collect()[0]
+    run.storage.write_table(_best(written, rank, totals["follow"] > 0), run.work("matches"))
     return {
         "placements": sum(counts.values()),
         "cells_cut": int((blocks > 1).sum()),
-        "pairs_bounded": work["pairs"] or 0,
-        "pairs_scored": work["scored"] or 0,
-        "matched": run.storage.table(run.work("matches")).count(),
+        "pairs_bounded": totals["pairs"] or 0,
+        "pairs_scored": totals["scored"] or 0,
+        "matched": matches(run).count(),
         "bytes_written": run.storage.size(run.work("matches")),
     }
 
 
-def _best(partials: DataFrame, rank: tuple[RankColumn, ...]) -> DataFrame:
+def matches(run: Run) -> DataFrame:
+    """The match of each clip that has one."""
+    return run.storage.table(run.work("matches"), "id string, max_id string, cosine_sim_score double")
+
+
+def _best(partials: DataFrame, rank: tuple[RankColumn, ...], follow: bool) -> DataFrame:
     """The match of each clip from its partial ones: the highest score, of equal ones the earliest in rank.
 
-    A clip that follows a bit-identical one has score 1 with it, and with its leader's match where that is 1 too.
+    A clip that follows a bit-identical one has score 1 with it, and with its leader's match where that is 1 too;
+    follow: whether there are any.
     """
     order = [F.desc("cosine_sim_score"), *(_ordering(column) for column in rank)]
     nth = F.row_number().over(Window.partitionBy("id").orderBy(*order))
     found = partials.filter("cosine_sim_score is not null").withColumn("nth", nth).filter("nth = 1")
     best = found.select("id", "max_id", "cosine_sim_score")
+    if not follow:
+        return best
     leaders = best.select(F.col("id").alias("leader_id"), "max_id", "cosine_sim_score")
     followers = partials.filter("leader_id is not null").select("id", "leader_id").join(leaders, "leader_id", "left")
     same = F.when(F.col("cosine_sim_score") == 1.0, F.col("max_id")).otherwise(F.col("leader_id"))

@@ -17,24 +17,31 @@ def place(spark: SparkSession, options: Options, run: Run) -> Record:
         basis = basis[:, :0]
     context = spark.sparkContext
     function = place_clips(context.broadcast(read_centroids(run)), context.broadcast(basis), options.guest_eps)
-    clips = Clips(spark, options, run)
-    with clips.reading():
-        clips.map(function, PLACEMENT_COLUMNS).write.mode("overwrite").parquet(run.work("placements"))
-    written = run.storage.table(run.work("placements"))
-    total = written.agg(F.count("*").alias("rows"), F.sum(F.size("guests")).alias("guests")).collect()[0]
+    source = Clips(spark, options, run)
+    with source.reading():
+        run.storage.write_table(source.map(function, PLACEMENT_COLUMNS), run.work("placements"))
+    placed = cells(run).agg(F.sum("homes").alias("rows"), F.sum("guests").alias("guests")).collect()[0]
     return {
-        "rows": total["rows"],
-        "guests": total["guests"],
+        "rows": placed["rows"],
+        "guests": placed["guests"],
         "bytes_written": run.storage.size(run.work("placements")),
     }
 
 
-def in_cells(placed: DataFrame) -> DataFrame:
-    """One row for each cell that a clip belongs to: `cell`, and `home` where it is its own."""
-    cells = F.explode(F.concat(F.array("cluster_id"), "guests"))
-    return placed.withColumn("cell", cells).withColumn("home", F.col("cell") == F.col("cluster_id"))
+def clips(run: Run) -> DataFrame:
+    """Each clip once: id, cluster_id, cosine_dist_to_cent."""
+    return _table(run).filter("cell is null").select("id", "cluster_id", "cosine_dist_to_cent")
 
 
-def rows_by_cell(cells: DataFrame) -> dict[int, int]:
-    """How many rows each cell has."""
-    return {row.cell: row["count"] for row in cells.groupBy("cell").count().collect()}
+def cells(run: Run) -> DataFrame:
+    """The other columns: one row for each cell and batch of clips."""
+    return _table(run).filter("cell is not null").drop("id", "cluster_id", "cosine_dist_to_cent")
+
+
+def travelling_by_cell(run: Run) -> dict[int, int]:
+    """How many clips each cell has to compare."""
+    return {row.cell: row.clips for row in cells(run).groupBy("cell").agg(F.sum("travelling").alias("clips")).collect()}
+
+
+def _table(run: Run) -> DataFrame:
+    return run.storage.table(run.work("placements"), PLACEMENT_COLUMNS)

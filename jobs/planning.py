@@ -10,6 +10,7 @@ import math
 import numpy as np
 
 from jobs.options import Options
+from udfs.cells import Placement, bordering_pairs
 from udfs.sketches import coordinate_margin, coordinates
 from udfs.vectors import Doubles, Indices, Matrix
 
@@ -45,7 +46,7 @@ class Plan:
 def auto_clusters(rows: int, dim: int) -> int:
     """The number of clusters k that makes the work on n clips least.
 
-    Placing costs n k a; screening n (n / k) (1/2 + g) b, with about g = 1 guest a clip; and k-means, whose sample
+    Placing costs n k a; screening n (n / k) (1/2 + g) b, where guests add about g = 1; and k-means, whose sample
     grows with k, 256 k (k a iterations + what moving a row to the driver costs).
     """
     per_centroid = dim * _MULTIPLY + 2 * _LOOK
@@ -69,33 +70,33 @@ def sample_rows(clusters: int, options: Options, dim: int) -> int:
     return training_rows(clusters, options, dim) + min(LOOK_AT, _SAMPLE_BYTES // (4 * dim))
 
 
-def make_plan(
-    unit: Matrix, home: Indices, basis: Doubles, rows: int, copies: float, min_score: float, seed: int
-) -> Plan:
-    """The cheapest plan for `rows` clips of which the unit rows (n, d) with their homes (n,) are a sample.
+def make_plan(unit: Matrix, placed: Placement, basis: Doubles, rows: int, min_score: float, seed: int) -> Plan:
+    """The cheapest plan for `rows` clips of which the unit rows (n, d), placed with `near`, are a sample.
 
-    basis: (d, d) float64; copies: guests per clip.
+    basis: (d, d) float64.
     """
-    dim = unit.shape[1]
+    n, dim = unit.shape
+    home, copies = placed.home, len(placed.guest_rows) / n
     row_bytes = 4 * dim  # of one packed embedding
-    share = min(1.0, len(unit) / rows)
+    share = min(1.0, n / rows)
     sizes = np.bincount(home)
-    pairs_per_clip = float(np.sum(sizes.astype(np.float64) ** 2)) / len(home) / share * (0.5 + copies)
+    at_home = float(np.sum(sizes.astype(np.float64) ** 2)) / n / share
+    matched, screened = at_home * (0.5 + copies), at_home / 2 + bordering_pairs(placed) / n / share
     cells = _some_cells(home, sizes, seed)
     plans = []
     for m in (0, *(m for m in _COORDINATES if m < dim)):
         pair_share, once_share, more_share = _survival(unit, cells, np.ascontiguousarray(basis[:, :m]), min_score)
         # One candidate in the sample is likely one of its few; with several a clip is in a group, and counts as seen.
         surviving = min(1.0, once_share / share + more_share)
-        bound = pairs_per_clip * ((m + 1) * _MULTIPLY + _LOOK)
-        full = pairs_per_clip * (dim * _MULTIPLY + 4 * _LOOK)
-        direct = min(bound + pairs_per_clip * pair_share * dim * _SCORE, bound + full) if m else full
+        look = (m + 1) * _MULTIPLY + _LOOK
+        full = dim * _MULTIPLY + 4 * _LOOK
+        direct = matched * (min(look + pair_share * dim * _SCORE, look + full) if m else full)
         one_pass = (1 + copies) * _row_cost(row_bytes) + direct
-        plans.append((one_pass, Plan(m, False, surviving, pairs_per_clip)))
+        plans.append((one_pass, Plan(m, False, surviving, matched)))
         if m:
-            sketches = (1 + copies) * _row_cost(2 * (m + 1)) + bound
+            sketches = (1 + copies) * _row_cost(2 * (m + 1)) + screened * look
             two_passes = sketches + row_bytes * _READ_BYTE + surviving * one_pass + _PASS / rows
-            plans.append((two_passes, Plan(m, True, surviving, pairs_per_clip)))
+            plans.append((two_passes, Plan(m, True, surviving, screened)))
     return min(plans, key=lambda priced: priced[0])[1]
 
 

@@ -1,25 +1,26 @@
 """Screen: find the placements that may have a match, from the sketches alone."""
 
 import numpy as np
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from jobs.options import Options
-from jobs.placement import in_cells, rows_by_cell
+from jobs.placement import cells, travelling_by_cell
 from jobs.stages import Record, Run
 from jobs.units import by_unit
 from udfs.adapters.batches import task
 from udfs.adapters.screening import (
-    GATHERED_COLUMNS,
     SURVIVOR_COLUMNS,
+    UNIT_OF_PLACEMENTS,
+    cut_placements,
     filter_segments,
-    gather_sketches,
     key_set_members,
     screen_units,
 )
 from udfs.keysets import BloomFilter, KeySet, SortedKeys, members
 from udfs.screening import placement_type
 from udfs.units import blocks_needed
+from udfs.vectors import Indices
 
 _SKETCH_BLOCKS = 4  # a block of sketches holds so many times the rows of a block of embeddings
 
@@ -28,27 +29,22 @@ _BITS_PER_KEY = 12
 _FILTER_BITS = 1 << 31  # a Bloom filter of at most 256 MiB
 
 
-def screen(spark: SparkSession, options: Options, run: Run) -> Record:
+def screen(options: Options, run: Run) -> Record:
     """Write the surviving placements (key, cell) to the run's intermediate tables."""
     if not run.records["clustering"]["two_passes"]:
         return {"skipped": "not needed: all clips are matched in one pass"}
-    m = run.records["clustering"]["screen_coordinates"]
-    placed = run.storage.table(run.work("placements"))
-    travelling = placed.filter("sketch is not null")
-    counts = rows_by_cell(in_cells(travelling))
-    clusters = run.records["clustering"]["clusters"]
+    plan = run.records["clustering"]
+    m, clusters = plan["screen_coordinates"], plan["clusters"]
+    counts = travelling_by_cell(run)
     blocks = blocks_needed(counts, _SKETCH_BLOCKS * options.max_block_rows, clusters)
-    gather = gather_sketches(spark.sparkContext.broadcast(blocks), m)
-    screened = by_unit(
-        travelling.select("cluster_id", "key", "guests", "sketch").mapInArrow(task(gather), GATHERED_COLUMNS),
-        screen_units(m, options.min_score),
+    found = by_unit(
+        _units(run, blocks, m),
+        screen_units(m, clusters, options.min_score),
         SURVIVOR_COLUMNS,
-        size=sum(n * int(blocks[cell]) for cell, n in counts.items()) * placement_type(m).itemsize,
+        size=sum(n * int(blocks[cell]) for cell, n in counts.items()) * placement_type(m, clusters).itemsize,
     )
-    # Clips with equal sketches survive wherever they are.
-    repeated = in_cells(placed.filter("repeated")).select("key", "cell", "copy", F.expr("cast(null as bigint) pairs"))
-    screened.unionByName(repeated).write.mode("overwrite").parquet(run.work("survivors"))
-    written = run.storage.table(run.work("survivors"))
+    run.storage.write_table(found, run.work("survivors"))
+    written = run.storage.table(run.work("survivors"), SURVIVOR_COLUMNS)
     total = written.agg(F.count("key").alias("survivors"), F.sum("pairs").alias("pairs")).collect()[0]
     return {
         "placements": sum(counts.values()),
@@ -59,9 +55,21 @@ def screen(spark: SparkSession, options: Options, run: Run) -> Record:
     }
 
 
+def _units(run: Run, blocks: Indices, m: int) -> DataFrame:
+    """The placements by unit, UNIT_OF_PLACEMENTS."""
+    placed = cells(run).select("cell", "placements", "near", "repeated")
+    whole = placed.select("cell", F.lit(0).alias("a"), F.lit(0).alias("b"), "placements", "near", "repeated")
+    cut = [cell for cell, count in enumerate(blocks.tolist()) if count > 1]
+    if not cut:
+        return whole
+    cutting = task(cut_placements(placed.sparkSession.sparkContext.broadcast(blocks), m))
+    in_blocks = placed.filter(F.col("cell").isin(cut)).mapInArrow(cutting, UNIT_OF_PLACEMENTS)
+    return whole.filter(~F.col("cell").isin(cut)).unionByName(in_blocks)
+
+
 def surviving(run: Run) -> DataFrame:
     """The surviving placements, (key, cell, copy); some twice."""
-    return run.storage.table(run.work("survivors")).filter("key is not null").drop("pairs")
+    return run.storage.table(run.work("survivors"), SURVIVOR_COLUMNS).filter("key is not null").drop("pairs")
 
 
 def survivor_set(run: Run) -> KeySet:

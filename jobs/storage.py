@@ -110,6 +110,11 @@ class Storage:
         self._schemas[uri] = table.schema  # finding it out takes Spark a job each time
         return table
 
+    def write_table(self, table: DataFrame, uri: str) -> None:
+        """Write an intermediate Parquet table: quick to write and read once, since packed values hardly compress."""
+        writer = table.write.option("compression", "none").option("parquet.enable.dictionary", "false")
+        writer.mode("overwrite").parquet(uri)
+
     def read_json(self, uri: str) -> dict[str, Any] | None:
         """The object in a JSON file; None when there is no such file, or only a half-written one."""
         if not self.is_file(uri):

@@ -2,8 +2,9 @@
 
 A clip's home is its nearest centroid. Two unit vectors with cosine >= 1 - eps are at most r = sqrt(2 eps) apart.
 When their homes differ, the segment between them crosses the plane midway between the two centroids, so one of
-the two lies within r / 2 of that plane. With every clip a guest wherever such a plane is that near, each such
-pair meets in at least one cell, and there one of the two is at home.
+the two lies within r / 2 of that plane, and the other within r. With every clip a guest wherever such a plane is
+within r / 2, each such pair meets in at least one cell, and there one of the two is at home. Of those at home in a
+cell, only the ones within r of the plane towards a guest's own cell can be similar to that guest.
 """
 
 import dataclasses
@@ -11,6 +12,7 @@ import math
 
 import numpy as np
 
+from udfs.units import Flags
 from udfs.vectors import (
     Doubles,
     Indices,
@@ -34,8 +36,18 @@ class Placement:
 
     home: Indices  # (n,) the nearest centroid; of equally near ones the lowest number
     distance: Doubles  # (n,) 1 - cosine to it, in [0, 2]; 1 where the centroid is zero
-    guest_rows: Indices  # (g,) ascending; row guest_rows[i] is a guest of cell guest_cells[i]
-    guest_cells: Indices
+    near_rows: Indices  # (e,) ascending; row near_rows[i] is near the border to cell near_cells[i]
+    near_cells: Indices
+    visits: Flags  # (e,) near enough to be a guest there
+
+    @property
+    def guest_rows(self) -> Indices:
+        """(g,) ascending; row guest_rows[i] is a guest of cell guest_cells[i]."""
+        return self.near_rows[self.visits]
+
+    @property
+    def guest_cells(self) -> Indices:
+        return self.near_cells[self.visits]
 
 
 class Cells:
@@ -53,33 +65,39 @@ class Cells:
         self._table = self._all_gaps() if self._guests and len(centroids) <= _TABLE_CELLS else None
         self._max_gap = 2 * math.sqrt(self._c_sq.max()) if self._table is None else float(self._table.max())
 
-    def place(self, vectors: Matrix, x_sq: Doubles | None = None, unit: Matrix | None = None) -> Placement:
+    def place(
+        self, vectors: Matrix, x_sq: Doubles | None = None, unit: Matrix | None = None, near: bool = False
+    ) -> Placement:
         """Homes and guests of the rows of `vectors`, (n, d) float32 without a zero row.
 
         Nearest is by Euclidean distance from x / |x|, that is the largest x·c / |x| - c·c / 2. float32 products
         screen the centroids; float64 decides a home, so it does not depend on the batch a row comes in. Guests
         are taken with a margin: never too few. x_sq and unit are the rows' squared norms and `unit_rows`.
+        near: also look for the borders within r; otherwise only for those within r / 2, the guests'.
         """
         x_sq = squared_norms(vectors) if x_sq is None else x_sq
         unit = unit_rows(vectors, x_sq) if unit is None else unit
         home = np.empty(len(vectors), np.int64)
-        guests = [(home[:0], home[:0])]
+        found = [(home[:0], home[:0], home[:0] > 0)]
         step = max(1, _BLOCK_ELEMENTS // len(self.centroids))
         for start in range(0, len(vectors), step):
             rows = slice(start, start + step)
-            home[rows], guest_rows, guest_cells = self._place_block(vectors[rows], x_sq[rows], unit[rows])
-            guests.append((guest_rows + start, guest_cells))
+            home[rows], i, j, visits = self._place_block(vectors[rows], x_sq[rows], unit[rows], 2 if near else 1)
+            found.append((i + start, j, visits))
         with np.errstate(invalid="ignore"):  # a zero centroid has no direction: 0 / 0
             cos = cosines(vectors, np.arange(len(vectors)), self.centroids, home, x_sq, self._c_sq)
-        guest_rows, guest_cells = (np.concatenate(part) for part in zip(*guests, strict=True))
-        return Placement(home, 1.0 - np.nan_to_num(cos), guest_rows, guest_cells)
+        near_rows, near_cells, visits = (np.concatenate(part) for part in zip(*found, strict=True))
+        return Placement(home, 1.0 - np.nan_to_num(cos), near_rows, near_cells, visits)
 
-    def _place_block(self, x: Matrix, x_sq: Doubles, unit: Matrix) -> tuple[Indices, Indices, Indices]:
+    def _place_block(
+        self, x: Matrix, x_sq: Doubles, unit: Matrix, reaches: int
+    ) -> tuple[Indices, Indices, Indices, Flags]:
         screen = unit @ self.centroids.T
         screen -= self._half
         top = screen.max(axis=1)
         floor = round_down(top - 2 * self._margin)
-        widest = floor if not self._guests else round_down(floor - (self._reach * self._max_gap + 2 * self._margin))
+        reach = reaches * self._reach
+        widest = floor if not self._guests else round_down(floor - (reach * self._max_gap + 2 * self._margin))
         i, j = np.divmod(np.flatnonzero(screen >= widest[:, None]), screen.shape[1])
         value = screen[i, j]
 
@@ -94,12 +112,13 @@ class Cells:
             near_i, near_j, _ = best_per_row(near_i, near_j, exact)
             home[near_i] = near_j
         if not self._guests:
-            return home, i[:0], j[:0]
+            return home, i[:0], j[:0], i[:0] > 0
 
         of = home[i]
         behind = screen[i, of].astype(np.float64) - value - 2 * self._margin
-        guest = (behind <= self._reach * self._gaps(of, j)) & (j != of)
-        return home, i[guest], j[guest]
+        gaps = self._gaps(of, j)
+        near = (behind <= reach * gaps) & (j != of)
+        return home, i[near], j[near], behind[near] <= self._reach * gaps[near]
 
     def _gaps(self, i: Indices, j: Indices) -> Doubles:
         """How far apart centroids i and j are, rounded up."""
@@ -115,3 +134,13 @@ class Cells:
         gaps = np.sqrt(np.maximum(squared, 0) + 1e-12 * self._c_sq.max()).astype(np.float32)
         table: Matrix = np.nextafter(gaps, np.float32(np.inf))
         return table
+
+
+def bordering_pairs(placed: Placement) -> int:
+    """How many pairs there are of a guest and a clip at home near the border to the guest's own cell."""
+    cells = int(max(placed.home.max(initial=0), placed.near_cells.max(initial=0))) + 1
+    own = placed.home[placed.near_rows]
+    near, there = np.unique(own * cells + placed.near_cells, return_counts=True)
+    visits, guests = np.unique((placed.near_cells * cells + own)[placed.visits], return_counts=True)
+    _, i, j = np.intersect1d(near, visits, assume_unique=True, return_indices=True)
+    return int(there[i] @ guests[j])

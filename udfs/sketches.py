@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from udfs.units import Flags
 from udfs.vectors import Doubles, Matrix
 
 Codes = np.ndarray[Any, np.dtype[np.int16]]
@@ -30,11 +29,6 @@ def principal_basis(unit: Matrix) -> Doubles:
         part = unit[start : start + _CHUNK_ROWS].astype(np.float64)
         moments += part.T @ part
     return np.ascontiguousarray(np.linalg.eigh(moments)[1][:, ::-1])
-
-
-def code_type(m: int) -> np.dtype[Any]:
-    """A packed sketch of m coordinates."""
-    return np.dtype(("<i2", (m + 1,)))
 
 
 def sketch(unit: Matrix, basis: Doubles) -> Codes:
@@ -89,18 +83,3 @@ def _margin(m: int, off: float) -> float:
     rows in float32; (m + 2) u for summing m + 1 rounded products (Higham, section 3.1); 1% for the higher orders.
     """
     return 1.01 * (2 * off * (1 + off) + (m + 8) * _U32)
-
-
-def repeated_rows(codes: Codes) -> tuple[Flags, Flags]:
-    """Of sketches (n, m + 1): which are the first of equal ones, and which have an equal one; (n,) each."""
-    is_first, repeated = np.ones(len(codes), bool), np.zeros(len(codes), bool)
-    # A product with fixed odd numbers, modulo 2**64, tells nearly all apart; whole rows are compared where it recurs.
-    odd = np.random.default_rng(0).integers(2**62, size=codes.shape[1]) * 2 + 1
-    _, group, size = np.unique(codes.astype(np.int64) @ odd, return_inverse=True, return_counts=True)
-    recurs = np.flatnonzero(size[group] > 1)
-    rows = np.ascontiguousarray(codes[recurs]).view(np.dtype((np.void, 2 * codes.shape[1]))).reshape(-1)
-    _, first, group, size = np.unique(rows, return_index=True, return_inverse=True, return_counts=True)
-    is_first[recurs] = False
-    is_first[recurs[first]] = True
-    repeated[recurs] = size[group] > 1
-    return is_first, repeated

@@ -4,6 +4,7 @@ A cell compares its own clips with all it holds, never guest with guest. A cell 
 blocks, and a unit is a pair of blocks (a, b), a <= b: the pairs with one clip in each, or those within one block.
 """
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -15,19 +16,44 @@ Flags = NDArray[np.bool_]
 Sweep = tuple[Indices, Indices]  # compare these rows with those; the same object twice: each pair of them once
 
 
-def sweeps(home: Flags, second: Flags | None = None) -> list[Sweep]:
+@dataclasses.dataclass(frozen=True)
+class Borders:
+    """Which rows of a unit lie near which border: all that a guest from beyond it can be similar to."""
+
+    origin: Indices  # (n,) the home cell of each row
+    near_rows: Indices  # (e,) row near_rows[i] is near the border to cell near_cells[i]
+    near_cells: Indices
+
+    def sweeps(self, homes: Flags, guests: Indices) -> Iterator[Sweep]:
+        """The guests of one origin after the other, with the flagged rows near the border to it."""
+        there = homes[self.near_rows]
+        by_cell = np.argsort(self.near_cells[there], kind="stable")
+        rows, cells = self.near_rows[there][by_cell], self.near_cells[there][by_cell]
+        guests = guests[np.argsort(self.origin[guests], kind="stable")]
+        origins = self.origin[guests]
+        starts = run_starts(origins[:, None])
+        first, last = (np.searchsorted(cells, origins[starts], side) for side in ("left", "right"))
+        for group, left, right in zip(np.split(guests, starts[1:]), first, last, strict=False):
+            yield rows[left:right], group
+
+
+def sweeps(home: Flags, second: Flags | None = None, borders: Borders | None = None) -> list[Sweep]:
     """What a unit of n rows compares.
 
     home: (n,) whether a row is at home in the cell; second: (n,) whether it lies in the second of two blocks, or
-    None where the unit is one block.
+    None where the unit is one block. With borders a guest is compared only with those near the border to its home.
     """
     if second is None:
         homes = np.flatnonzero(home)
-        found = [(homes, homes), (homes, np.flatnonzero(~home))]
+        found, visits = [(homes, homes)], [(home, np.flatnonzero(~home))]
     else:
-        first_homes = np.flatnonzero(home & ~second)
-        second_homes = np.flatnonzero(home & second)
-        found = [(first_homes, np.flatnonzero(second)), (np.flatnonzero(~home & ~second), second_homes)]
+        found = [(np.flatnonzero(home & ~second), np.flatnonzero(home & second))]
+        visits = [(home & ~second, np.flatnonzero(~home & second)), (home & second, np.flatnonzero(~home & ~second))]
+    for homes_there, guests in visits:
+        if borders is None:
+            found.append((np.flatnonzero(homes_there), guests))
+        else:
+            found += borders.sweeps(homes_there, guests)
     return [(rows, cols) for rows, cols in found if len(rows) and len(cols)]
 
 
@@ -42,6 +68,11 @@ def tiles(rows: int, cols: int, triangle: bool, size: int) -> Iterator[tuple[sli
 def run_starts(rows: NDArray[np.integer]) -> Indices:
     """Where each run of equal rows begins in an (n, c) matrix; [] of none."""
     return np.flatnonzero(np.r_[True, np.any(rows[1:] != rows[:-1], axis=1)][: len(rows)])
+
+
+def ranges(starts: Indices, counts: Indices) -> Indices:
+    """The numbers from each start on, so many as its count, one range after the other."""
+    return np.repeat(starts - (np.cumsum(counts) - counts), counts) + np.arange(int(counts.sum()))
 
 
 def cut(keys: Indices, cells: Indices, blocks: Indices) -> tuple[Indices, Indices, Indices, Flags]:

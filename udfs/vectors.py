@@ -22,6 +22,16 @@ def pack(rows: NDArray[Any]) -> pa.LargeBinaryArray:
     return pa.LargeBinaryArray.from_buffers(pa.large_binary(), n, [None, pa.py_buffer(offsets), pa.py_buffer(data)])
 
 
+def pack_runs(records: NDArray[Any], ends: Indices) -> pa.BinaryArray:
+    """One binary value for each run of records, which ends[i] up to ends[i + 1] bound, (r + 1,)."""
+    data = np.ascontiguousarray(records)
+    offsets = ends.astype(np.int64) * data.itemsize
+    runs = pa.LargeBinaryArray.from_buffers(
+        pa.large_binary(), len(ends) - 1, [None, pa.py_buffer(offsets), pa.py_buffer(data)]
+    )
+    return runs.cast(pa.binary())
+
+
 def unpack(packed: pa.Array, dim: int) -> Matrix:
     """(n, dim) float32 from n non-null binary values of `dim` little-endian float16 or float32 each.
 

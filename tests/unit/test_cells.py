@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.reference import f32
-from udfs.cells import Cells, Placement
+from udfs.cells import Cells, Placement, bordering_pairs
 
 
 def assign(x: np.ndarray, centroids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -88,10 +88,21 @@ def test_every_similar_pair_meets_in_a_cell_where_one_is_at_home(
     vectors = (x * 10 ** rng.uniform(-1, 1, (n, 1))).astype(np.float32)
     centroids = (rng.standard_normal((k, dim)) * (1 + spread * rng.random((k, 1))) / np.sqrt(dim)).astype(np.float32)
     centroids[0] = centroids[-1]
-    home, held = met_in(Cells(centroids, eps).place(vectors), k)
+    placed = Cells(centroids, eps).place(vectors, near=True)
     unit = vectors.astype(float) / np.linalg.norm(vectors.astype(float), axis=1, keepdims=True)
+    similar = unit @ unit.T >= 1 - eps
+    home, held = met_in(placed, k)
     meets = (home.astype(int) @ held.T.astype(int)) > 0
-    assert (meets | meets.T)[unit @ unit.T >= 1 - eps].all()
+    assert (meets | meets.T)[similar].all()
+    near = home.copy()  # which clips are near the border to, or at home in, which cells
+    near[placed.near_rows, placed.near_cells] = True
+    guest_of_home = held[:, placed.home]  # row i in the cell of row j, to which row j then has to be near
+    compared = guest_of_home & near[:, placed.home].T
+    assert (compared | compared.T)[similar].all()
+
+    guests = Cells(centroids, eps).place(vectors)
+    assert guests.near_rows.tolist() == placed.guest_rows.tolist()
+    assert guests.near_cells.tolist() == placed.guest_cells.tolist()
 
 
 def test_guests_of_many_cells_are_the_same_without_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,6 +124,24 @@ def test_only_clips_near_a_border_are_guests() -> None:
     assert placed.home.tolist() == [0, 0, 0, 1, 1, 1]
     assert placed.guest_rows.tolist() == [2, 3]
     assert placed.guest_cells.tolist() == [1, 0]
+    wider = Cells(np.eye(2, dtype=np.float32), 0.004).place(x, near=True)  # r / 2 is 2.56 degrees, r 5.13
+    assert wider.near_rows.tolist() == wider.guest_rows.tolist() == [2, 3]
+    widest = Cells(np.eye(2, dtype=np.float32), 0.05).place(x, near=True)  # r / 2 is 9.1 degrees, r 18.2
+    assert widest.guest_rows.tolist() == [2, 3]
+    assert widest.near_rows.tolist() == [1, 2, 3, 4]
+    assert widest.near_cells.tolist() == [1, 1, 0, 0]
+
+
+def test_bordering_pairs_are_counted() -> None:
+    rng = np.random.default_rng(6)
+    x, centroids = rng.standard_normal((300, 8)).astype(np.float32), rng.standard_normal((7, 8)).astype(np.float32)
+    placed = Cells(centroids, 0.02).place(x, near=True)
+    near = list(zip(placed.near_rows.tolist(), placed.near_cells.tolist(), strict=True))
+    guests = zip(placed.guest_rows.tolist(), placed.guest_cells.tolist(), strict=True)
+    home = placed.home.tolist()
+    expected = sum((home[row], cell) == (there, home[guest]) for guest, there in guests for row, cell in near)
+    assert bordering_pairs(placed) == expected > 100
+    assert bordering_pairs(Cells(centroids).place(x, near=True)) == 0
 
 
 def test_no_rows_have_no_guests() -> None:

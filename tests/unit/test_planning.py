@@ -36,8 +36,8 @@ def test_sketches_go_first_where_they_pay(eps: float, rows: int, two_passes: boo
     rng = np.random.default_rng(0)  # no near-duplicates, and most of the length in twenty directions
     x = (rng.standard_normal((500, 384)) * np.where(np.arange(384) < 20, 5, 1)).astype(np.float32)
     unit = unit_rows(x, squared_norms(x))
-    home = Cells(unit[:3].copy()).place(x).home
-    plan = make_plan(unit, home, principal_basis(unit), rows, 1.0, 1 - eps, 0)
+    placed = Cells(unit[:3].copy(), eps).place(x, near=True)
+    plan = make_plan(unit, placed, principal_basis(unit), rows, 1 - eps, 0)
     assert plan.two_passes == two_passes
     assert 0 <= plan.surviving_fraction <= 1
     assert plan.screen_coordinates < 384
@@ -49,5 +49,7 @@ def test_pairs_in_the_sample_stand_for_more_and_groups_for_themselves() -> None:
     x[1] = x[0] * np.float32(1.001)  # a pair: 0.2% of the sample, which is 1% of the clips
     x[500:800] = x[500] + np.float32(0.001) * x[500:800]  # a group: 30%
     unit = unit_rows(x, squared_norms(x))
-    plan = make_plan(unit, np.zeros(1000, np.int64), principal_basis(unit), 100_000, 0.5, 0.99, 0)
+    placed = Cells(unit[:1].copy()).place(x)
+    plan = make_plan(unit, placed, principal_basis(unit), 100_000, 0.99, 0)
+    assert plan.pairs_per_clip == pytest.approx(50_000)
     assert plan.surviving_fraction == pytest.approx(0.2 + 0.3, abs=1e-9)

@@ -1,5 +1,4 @@
 import numpy as np
-import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -7,15 +6,13 @@ from hypothesis import strategies as st
 from tests.reference import real_embeddings
 from udfs.sketches import (
     SCALE,
-    code_type,
     coordinate_margin,
     coordinates,
     principal_basis,
-    repeated_rows,
     sketch,
     sketch_margin,
 )
-from udfs.vectors import cosines, pack, squared_norms, unit_rows, unpack_as
+from udfs.vectors import cosines, squared_norms, unit_rows
 
 
 def rows_of(kind: str, n: int, dim: int, spread: float, rng: np.random.Generator) -> np.ndarray:
@@ -78,18 +75,3 @@ def test_bounds_of_real_embeddings_are_tight_enough_to_be_of_use() -> None:
     assert shares == sorted(shares, reverse=True)
     assert shares[1] < 0.02
     assert shares[3] == pytest.approx(float(np.mean(unit @ unit.T >= 0.99)), rel=0.1)
-
-
-def test_packed_sketches_come_back() -> None:
-    codes = np.arange(-6, 6, dtype=np.int16).reshape(4, 3)
-    packed = pack(codes).cast(pa.binary())
-    np.testing.assert_array_equal(unpack_as(packed, code_type(2)), codes)
-    np.testing.assert_array_equal(unpack_as(packed.slice(1, 2), code_type(2)), codes[1:3])
-    assert unpack_as(packed.slice(0, 0), code_type(2)).shape == (0, 3)
-
-
-@given(st.lists(st.tuples(st.integers(-2, 2), st.integers(-1, 1)), max_size=30))
-def test_equal_sketches_are_found(rows: list[tuple[int, int]]) -> None:
-    first, repeated = repeated_rows(np.array(rows, np.int16).reshape(-1, 2))
-    assert first.tolist() == [row not in rows[:n] for n, row in enumerate(rows)]
-    assert repeated.tolist() == [rows.count(row) > 1 for row in rows]

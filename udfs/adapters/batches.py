@@ -2,7 +2,7 @@
 
 import sys
 import zipimport
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -50,6 +50,14 @@ def _forget_archives() -> None:
 def record_batch(**columns: pa.Array) -> pa.RecordBatch:
     """A batch of columns of one length, in this order."""
     return pa.RecordBatch.from_arrays(list(columns.values()), list(columns))
+
+
+def filled(columns: Mapping[str, pa.Array], types: Mapping[str, pa.DataType]) -> pa.RecordBatch:
+    """A batch of columns of these types, null where not given."""
+    n = len(next(iter(columns.values())))
+    return record_batch(
+        **{name: columns[name].cast(kind) if name in columns else pa.nulls(n, kind) for name, kind in types.items()}
+    )
 
 
 def columns_of(batch: pa.RecordBatch) -> dict[str, pa.Array]:

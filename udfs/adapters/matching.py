@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import pyarrow as pa
 
-from udfs.adapters.batches import ArrowFunction, Batches, Broadcast, columns_of, record_batch, units
+from udfs.adapters.batches import ArrowFunction, Batches, Broadcast, columns_of, filled, record_batch, units
 from udfs.cells import Cells
 from udfs.keysets import Keys, KeySet, clip_keys, placement_keys
 from udfs.ranking import RankColumn, Values, rank_order, seeded_hash
@@ -128,10 +128,7 @@ def match_units(basis: Broadcast[Doubles], min_score: float, rank: Sequence[Rank
 def _partials(types: dict[str, pa.DataType], **columns: pa.Array) -> pa.RecordBatch:
     """A batch of partial matches with the columns of `types`, null where not given."""
     fixed = {"id": pa.string(), "leader_id": pa.string(), "cosine_sim_score": pa.float64()}
-    n = len(next(iter(columns.values())))
-    wanted = {**fixed, **types, "pairs": pa.int64(), "scored": pa.int64()}
-    given = {name: columns[name].cast(kind) if name in columns else pa.nulls(n, kind) for name, kind in wanted.items()}
-    return record_batch(**given)
+    return filled(columns, {**fixed, **types, "pairs": pa.int64(), "scored": pa.int64()})
 
 
 def _home_and_second(unit: pa.RecordBatch) -> tuple[Flags, Flags | None]:

@@ -7,11 +7,27 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from udfs import decode
-from udfs.adapters.batches import ArrowFunction, Batches, Broadcast, columns_of, record_batch
+from udfs.adapters.batches import ArrowFunction, Batches, Broadcast, columns_of, filled, record_batch
 from udfs.keysets import EVERY_DRAW, draws
 from udfs.parquet import FilePart, clip_columns, pack_list_column, read_part
+from udfs.units import run_starts
+from udfs.vectors import Indices, pack_runs, unpack_as
 
 EMBEDDING_COLUMNS = "id string, source string, embedding binary, dim int, reason string"
+SCANNED_COLUMNS = f"{EMBEDDING_COLUMNS}, draw bigint, clips bigint, segment int, draws binary"
+
+_SEGMENTS = 256  # that draws are compared in
+_SCANNED_TYPES = {
+    "id": pa.string(),
+    "source": pa.string(),
+    "embedding": pa.binary(),
+    "dim": pa.int32(),
+    "reason": pa.string(),
+    "draw": pa.int64(),
+    "clips": pa.int64(),  # of a batch that are of this kind
+    "segment": pa.int32(),
+    "draws": pa.binary(),
+}
 
 
 def decode_clips(batches: Batches) -> Iterator[pa.RecordBatch]:
@@ -65,28 +81,62 @@ def read_parquet(tasks: Broadcast[list[list[FilePart]]], id_column: str, embeddi
     return run
 
 
-def keep_drawn(seed: int, limit: int) -> ArrowFunction:
-    """EMBEDDING_COLUMNS and others to the same and `draw`.
+def scan(seed: int, limit: int) -> ArrowFunction:
+    """EMBEDDING_COLUMNS and others to SCANNED_COLUMNS and the others.
 
-    Below the greatest limit only the rows drawn within it keep all columns; rejected ones keep theirs but the
-    embedding, and the others no more than their dimension.
+    Whole are the rows drawn within the limit, all at the greatest one, and the rejected ones, those without their
+    embedding. Of all rows of a batch there are counts, and the draws of usable ids by segment.
     """
 
     def run(batches: Batches) -> Iterator[pa.RecordBatch]:
         for batch in batches:
             columns = columns_of(batch)
+            fixed = {**_SCANNED_TYPES, **{name: c.type for name, c in columns.items() if name.startswith("rank_")}}
             draw = draws(columns["id"], seed)
+            usable = columns["reason"].is_null().to_numpy(zero_copy_only=False)
+            drawn = usable & (draw <= limit)
+            whole = np.flatnonzero(drawn | ~usable)
             if limit < EVERY_DRAW:
-                row = np.arange(len(batch))
-                drawn = draw <= limit
-                named = drawn | columns["reason"].is_valid().to_numpy(zero_copy_only=False)
-                columns["embedding"] = columns["embedding"].take(pa.array(row, mask=~drawn))
-                for name in ("id", "source"):
-                    columns[name] = columns[name].take(pa.array(row, mask=~named))
-            rank = {name: columns.pop(name) for name in list(columns) if name.startswith("rank_")}
-            yield record_batch(**columns, draw=pa.array(draw), **rank)
+                columns["embedding"] = columns["embedding"].take(pa.array(np.arange(len(batch)), mask=~drawn))
+            columns["draw"] = pa.array(draw)
+            yield filled({name: column.take(pa.array(whole)) for name, column in columns.items()}, fixed)
+            yield filled(_counted({name: columns[name] for name in ("reason", "dim")}), fixed)
+            segments, held = _by_segment(draw[usable])
+            yield filled({"segment": segments, "draws": held}, fixed)
 
     return run
+
+
+def tally(batches: Batches) -> Iterator[pa.RecordBatch]:
+    """(reason, dim, clips, draws), all of some segments, to (reason, dim, clips, repeats).
+
+    The counts added up, and in a last row how many of the draws have come before.
+    """
+    some = list(batches)
+    if not some:
+        return
+    held = pa.Table.from_batches(some)
+    counted = held.filter(held["clips"].is_valid()).group_by(["reason", "dim"]).aggregate([("clips", "sum")])
+    types = {"reason": pa.string(), "dim": pa.int32(), "clips": pa.int64(), "repeats": pa.int64()}
+    for batch in counted.rename_columns(["reason", "dim", "clips"]).to_batches():
+        yield filled(columns_of(batch), types)
+    parts = [unpack_as(part, np.dtype("<i8")) for part in held["draws"].drop_null().chunks]
+    draw = np.concatenate([np.empty(0, np.int64), *parts])
+    yield filled({"repeats": pa.array([len(draw) - len(np.unique(draw))], pa.int64())}, types)
+
+
+def _counted(kinds: dict[str, pa.Array]) -> dict[str, pa.Array]:
+    """How many rows there are of each kind."""
+    counted = pa.table(kinds).group_by(list(kinds)).aggregate([([], "count_all")])
+    return {**{name: counted[name].combine_chunks() for name in kinds}, "clips": counted["count_all"].combine_chunks()}
+
+
+def _by_segment(draw: Indices) -> tuple[pa.Array, pa.Array]:
+    """Draws (n,) as the numbers of the segments they lie in, and packed values of those in each."""
+    segment = draw % _SEGMENTS
+    order = np.argsort(segment, kind="stable")
+    starts = run_starts(segment[order][:, None])
+    return pa.array(segment[order][starts], pa.int32()), pack_runs(draw[order], np.r_[starts, len(draw)])
 
 
 def draw_clips(seed: int, limit: int) -> ArrowFunction:

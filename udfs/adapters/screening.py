@@ -4,36 +4,48 @@ from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from udfs.adapters.batches import UNIT_COLUMNS, ArrowFunction, Batches, Broadcast, record_batch, units
-from udfs.cells import Cells
+from udfs.adapters.batches import UNIT_COLUMNS, ArrowFunction, Batches, Broadcast, filled, record_batch, units
+from udfs.cells import Cells, Placement
 from udfs.keysets import BloomFilter, clip_keys, members
-from udfs.screening import placement_type, survivors
-from udfs.sketches import code_type, repeated_rows, sketch
-from udfs.units import Flags, cut, run_starts
+from udfs.screening import cell_type, placement_type, survivors
+from udfs.sketches import Codes, sketch
+from udfs.units import Borders, Flags, cut, ranges, run_starts
 from udfs.vectors import (
     Doubles,
     Indices,
     Matrix,
     first_of_equal_rows,
-    pack,
+    pack_runs,
     squared_norms,
     unit_rows,
     unpack,
     unpack_as,
 )
 
+# A row for each clip, and for each batch and cell one with what of the batch belongs to the cell.
 PLACEMENT_COLUMNS = (
-    "id string, cluster_id int, cosine_dist_to_cent double, key bigint, guests array<int>, sketch binary, "
-    "repeated boolean, copy boolean"
+    "id string, cluster_id int, cosine_dist_to_cent double, "
+    "cell int, homes int, guests int, travelling int, placements binary, near binary, repeated binary"
 )
-GATHERED_COLUMNS = f"{UNIT_COLUMNS}, placements binary"
+_PLACEMENT_TYPES = {
+    "id": pa.string(),
+    "cluster_id": pa.int32(),
+    "cosine_dist_to_cent": pa.float64(),
+    **dict.fromkeys(("cell", "homes", "guests", "travelling"), pa.int32()),
+    **dict.fromkeys(("placements", "near", "repeated"), pa.binary()),
+}
+UNIT_OF_PLACEMENTS = f"{UNIT_COLUMNS}, placements binary, near binary, repeated binary"
 SURVIVOR_COLUMNS = "key bigint, cell int, copy boolean, pairs bigint"
+
+_REPEATED = np.dtype([("key", "<i8"), ("copy", "?")])
 
 
 def place_clips(centroids: Broadcast[Matrix], basis: Broadcast[Doubles], eps: float | None) -> ArrowFunction:
-    """(id, embedding) to PLACEMENT_COLUMNS; guests as for `Cells`, and no sketches from a basis without columns."""
+    """(id, embedding) to PLACEMENT_COLUMNS; guests as for `Cells`, and no sketches from a basis without columns.
+
+    Of bit-identical clips in a batch the first travels for all; all are repeated, the others are copies.
+    """
 
     def run(batches: Batches) -> Iterator[pa.RecordBatch]:
         cells, axes = Cells(centroids.value, eps), basis.value
@@ -41,88 +53,126 @@ def place_clips(centroids: Broadcast[Matrix], basis: Broadcast[Doubles], eps: fl
             vectors = unpack(batch.column("embedding"), axes.shape[0])
             x_sq = squared_norms(vectors)
             unit = unit_rows(vectors, x_sq)
-            placement = cells.place(vectors, x_sq, unit)
-            guests = np.bincount(placement.guest_rows, minlength=len(vectors))
-            copy = first_of_equal_rows(vectors, x_sq) != np.arange(len(vectors))
-            yield record_batch(
-                id=batch.column("id"),
-                cluster_id=pa.array(placement.home, pa.int32()),
-                cosine_dist_to_cent=pa.array(placement.distance),
-                key=pa.array(clip_keys(batch.column("id")).view(np.int64)),
-                guests=pa.ListArray.from_arrays(
-                    pa.array(np.r_[0, np.cumsum(guests)], pa.int32()), pa.array(placement.guest_cells, pa.int32())
-                ),
-                **_sketches(unit, axes),
-                copy=pa.array(copy),  # bit-identical to an earlier one of the batch, and so not compared again
-            )
+            placement = cells.place(vectors, x_sq, unit, near=axes.shape[1] > 0)
+            clips = {
+                "id": batch.column("id"),
+                "cluster_id": pa.array(placement.home, pa.int32()),
+                "cosine_dist_to_cent": pa.array(placement.distance),
+            }
+            yield filled(clips, _PLACEMENT_TYPES)
+            keys = clip_keys(batch.column("id")).view(np.int64)
+            first = first_of_equal_rows(vectors, x_sq)
+            codes = sketch(unit, axes) if axes.shape[1] else None
+            yield filled(_by_cell(keys, first, placement, codes, len(cells.centroids)), _PLACEMENT_TYPES)
 
     return run
 
 
-def _sketches(unit: Matrix, axes: Doubles) -> dict[str, pa.Array]:
-    """The columns sketch and repeated. Of equal sketches the first stands for all; all are repeated."""
-    if axes.shape[1] == 0:
-        return {"sketch": pa.nulls(len(unit), pa.binary()), "repeated": pa.repeat(pa.scalar(False), len(unit))}
-    codes = sketch(unit, axes)
-    first, repeated = repeated_rows(codes)
-    packed = pc.if_else(pa.array(first), pack(codes).cast(pa.binary()), pa.scalar(None, pa.binary()))
-    return {"sketch": packed, "repeated": pa.array(repeated)}
+def _by_cell(
+    keys: Indices, first: Indices, placement: Placement, codes: Codes | None, cells: int
+) -> dict[str, pa.Array]:
+    """The columns of the cells that a batch has clips in."""
+    n, home = len(keys), placement.home
+    copy = first != np.arange(n)
+    clip = np.r_[np.arange(n), placement.guest_rows]
+    cell = np.r_[home, placement.guest_cells]
+    order = np.argsort(cell, kind="stable")
+    clip, cell, at_home = clip[order], cell[order], order < n
+    starts = run_starts(cell[:, None])
+
+    def count(flags: Flags) -> pa.Array:
+        return pa.array(np.add.reduceat(flags.astype(np.int32), starts) if n else [], pa.int32())
+
+    repeated = (copy | np.isin(np.arange(n), first[copy]))[clip]
+    certain = np.empty(int(repeated.sum()), _REPEATED)
+    certain["key"], certain["copy"] = keys[clip[repeated]], copy[clip[repeated]]
+    columns = {
+        "cell": pa.array(cell[starts], pa.int32()),
+        "homes": count(at_home),
+        "guests": count(~at_home),
+        "travelling": count(~copy[clip]),
+        "repeated": pack_runs(certain, _up_to(repeated, starts)),
+    }
+    if codes is None:
+        return columns
+    travels = ~copy[clip]
+    ends, clip = _up_to(travels, starts), clip[travels]
+    borders = np.bincount(placement.near_rows, minlength=n)
+    packed = np.empty(len(clip), placement_type(codes.shape[1] - 1, cells))
+    packed["key"], packed["origin"], packed["sketch"], packed["second"] = keys[clip], home[clip], codes[clip], False
+    packed["near"] = np.where(at_home[travels], borders[clip], 0)
+    counts = packed["near"].astype(np.int64)
+    near = placement.near_cells[ranges((np.cumsum(borders) - borders)[clip], counts)].astype(cell_type(cells))
+    return columns | {
+        "placements": pack_runs(packed, ends),
+        "near": pack_runs(near, np.r_[0, np.cumsum(counts)][ends]),
+    }
 
 
-def gather_sketches(blocks: Broadcast[Indices], m: int) -> ArrowFunction:
-    """(cluster_id, key, guests, sketch) of placements to GATHERED_COLUMNS: a batch's placements in a unit, packed."""
+def _up_to(flags: Flags, starts: Indices) -> Indices:
+    """How many flags are set before each start, and in all."""
+    counted: Indices = np.r_[0, np.cumsum(flags)]
+    return counted[np.r_[starts, len(flags)]]
+
+
+def cut_placements(blocks: Broadcast[Indices], m: int) -> ArrowFunction:
+    """(cell, placements, near, repeated) to UNIT_OF_PLACEMENTS, of cells with more than one block."""
 
     def run(batches: Batches) -> Iterator[pa.RecordBatch]:
+        kind = placement_type(m, len(blocks.value))
         for batch in batches:
-            clip, cell, home = _placements(batch)
-            keys = batch.column("key").to_numpy()
-            part, a, b, second = cut(keys[clip], cell, blocks.value)
-            order = np.lexsort((b, a, cell[part]))
-            part, a, b = part[order], a[order], b[order]
-            packed = np.empty(len(part), placement_type(m))
-            packed["key"], packed["home"], packed["second"] = keys[clip[part]], home[part], second[order]
-            packed["sketch"] = unpack_as(batch.column("sketch"), code_type(m))[clip[part]]
-            unit = np.stack([cell[part], a, b], axis=1)
-            starts = run_starts(unit)
-            offsets = np.r_[starts, len(part)].astype(np.int64) * packed.itemsize
-            yield record_batch(
-                **{name: pa.array(unit[starts, n], pa.int32()) for n, name in enumerate(("cell", "a", "b"))},
-                placements=pa.LargeBinaryArray.from_buffers(
-                    pa.large_binary(), len(starts), [None, pa.py_buffer(offsets), pa.py_buffer(packed)]
-                ).cast(pa.binary()),
-            )
+            for row in range(len(batch)):
+                yield _cut_row(batch.slice(row, 1), blocks.value, kind)
 
     return run
 
 
-def _placements(batch: pa.RecordBatch) -> tuple[Indices, Indices, Flags]:
-    """Of each placement in (cluster_id, guests): the clip's number in the batch, the cell, and whether it is home."""
-    guests = pc.list_value_length(batch.column("guests")).to_numpy()
-    clip = np.arange(len(batch))
-    cells = [batch.column("cluster_id").to_numpy(), batch.column("guests").flatten().to_numpy()]
-    return (
-        np.r_[clip, np.repeat(clip, guests)],
-        np.concatenate(cells).astype(np.int64),
-        np.r_[np.ones(len(clip), bool), np.zeros(int(guests.sum()), bool)],
+def _cut_row(row: pa.RecordBatch, blocks: Indices, kind: np.dtype[np.void]) -> pa.RecordBatch:
+    placed = unpack_as(row.column("placements"), kind)
+    near = unpack_as(row.column("near"), kind["origin"])
+    counts = placed["near"].astype(np.int64)
+    cell = row.column("cell")[0]
+    part, a, b, second = cut(placed["key"], np.full(len(placed), cell.as_py()), blocks)
+    order = np.lexsort((b, a))
+    part, a, b = part[order], a[order], b[order]
+    packed = placed[part]
+    packed["second"] = second[order]
+    starts = run_starts(np.stack([a, b], axis=1))
+    ends = np.r_[starts, len(part)]
+    moved = near[ranges((np.cumsum(counts) - counts)[part], counts[part])]
+    whole = np.arange(len(starts)) > 0  # the first unit brings the repeated ones
+    return record_batch(
+        cell=pa.repeat(cell, len(starts)),
+        a=pa.array(a[starts], pa.int32()),
+        b=pa.array(b[starts], pa.int32()),
+        placements=pack_runs(packed, ends),
+        near=pack_runs(moved, np.r_[0, np.cumsum(counts[part])][ends]),
+        repeated=row.column("repeated").take(pa.array(np.zeros(len(starts), np.int64), mask=whole)),
     )
 
 
-def screen_units(m: int, min_score: float) -> ArrowFunction:
-    """GATHERED_COLUMNS, sorted by unit, to SURVIVOR_COLUMNS; a last row has only the count of `pairs`."""
+def screen_units(m: int, cells: int, min_score: float) -> ArrowFunction:
+    """UNIT_OF_PLACEMENTS, sorted by unit, to SURVIVOR_COLUMNS; a last row has only the count of `pairs`."""
 
     def run(batches: Batches) -> Iterator[pa.RecordBatch]:
-        pairs = 0
+        kind, pairs = placement_type(m, cells), 0
         for unit in units(batches):
-            placed = unpack_as(unit.column("placements"), placement_type(m))
+            cell = unit.column("cell")[0]
+            placed = unpack_as(unit.column("placements"), kind)
+            near_cells = unpack_as(unit.column("near"), kind["near"]).astype(np.int64)
+            near_rows = np.repeat(np.arange(len(placed)), placed["near"])
+            origin = placed["origin"].astype(np.int64)
             second = placed["second"] if unit.column("a")[0] != unit.column("b")[0] else None
-            found, compared = survivors(placed["sketch"], min_score, placed["home"], second)
+            borders = Borders(origin, near_rows, near_cells)
+            found, compared = survivors(placed["sketch"], min_score, origin == cell.as_py(), second, borders)
             pairs += compared
-            n = int(found.sum())
+            certain = unpack_as(unit.column("repeated").drop_null(), _REPEATED)
+            keys = np.r_[placed["key"][found], certain["key"]]
             yield record_batch(
-                key=pa.array(placed["key"][found]),
-                cell=pa.repeat(unit.column("cell")[0], n),
-                copy=pa.repeat(pa.scalar(False), n),
-                pairs=pa.nulls(n, pa.int64()),
+                key=pa.array(keys),
+                cell=pa.repeat(cell, len(keys)),
+                copy=pa.array(np.r_[np.zeros(int(found.sum()), bool), certain["copy"]]),
+                pairs=pa.nulls(len(keys), pa.int64()),
             )
         nothing = {"key": pa.nulls(1, pa.int64()), "cell": pa.nulls(1, pa.int32()), "copy": pa.nulls(1, pa.bool_())}
         yield record_batch(**nothing, pairs=pa.array([pairs]))
