@@ -1,6 +1,6 @@
 """Measure the job and its rivals on the same data in one run, and print Markdown tables.
 
-    python scripts/benchmark.py --embeddings embeddings.npy [--parts small match million growth skew] --work DIR
+    python scripts/benchmark.py --embeddings embeddings.npy [--parts small match million rivals growth skew] --work DIR
 
 Every contender is a process of its own that reads the same Parquet and writes its result; its time is that of the
 whole process. Where two are compared, they take turns, and medians count.
@@ -10,11 +10,9 @@ import argparse
 import json
 import os
 import platform
-import signal
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
@@ -24,13 +22,13 @@ if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import numpy as np
-import pandas as pd
 import pyarrow.dataset as ds
 
 from scripts.bench import data
+from scripts.bench.processes import ROOT, PeakMemory, finished, timed
+from scripts.bench.truth import Truth
 
-ROOT = Path(__file__).resolve().parents[1]
-PARTS = ("small", "match", "million", "growth", "skew")
+PARTS = ("small", "match", "million", "rivals", "growth", "skew")
 EPS = (0.01, 0.001)
 LIMIT = 600  # seconds; a rival that needs more is reported as not finished
 
@@ -88,6 +86,10 @@ class Bench:
             folder.with_suffix(".part").rename(folder)
         return folder
 
+    def grown(self, rows: int) -> Path:
+        """Parquet of so many rows grown from the real ones."""
+        return self.dataset(f"grown-{rows}", lambda: data.grow(self.real, rows))
+
     def job(self, source: Path, name: str, *flags: str) -> tuple[float, dict[str, Any], Path]:
         """Run the job; its seconds, its run.json and its output."""
         out = self.work / "out" / name
@@ -114,7 +116,7 @@ class Bench:
     def small(self) -> None:
         """All contenders on the real embeddings, with their recall against float64 brute force."""
         source = self.dataset("real", lambda: self.real.astype(np.float32))
-        truth = Truth(*data.read(source))
+        truth = Truth(*data.read(source), EPS)
         seconds, _, out = self.job(source, "real", "--n-clusters", "100")
         title(f"{len(self.real):,} real embeddings, eps {EPS[0]} {EPS[1]}")
         row("contender", "seconds", *(f"{what} at {e:g}" for e in EPS for what in ("recall", "precision")))
@@ -133,7 +135,7 @@ class Bench:
             row(label, f"{taken:.1f}" if taken is not None else f"> {self.limit}", *shares)
         few = self.dataset("real-20000", lambda: self.real[:20_000].astype(np.float32))
         taken, result = self.rival("mllib-lsh", few, "real-lsh")
-        shares = Truth(*data.read(few)).shares(*rival_result(result)) if taken is not None else ["-"] * 4
+        shares = Truth(*data.read(few), EPS).shares(*rival_result(result)) if taken is not None else ["-"] * 4
         row("MLlib LSH, first 20,000 rows only", f"{taken:.1f}" if taken is not None else f"> {self.limit}", *shares)
 
     def match(self) -> None:
@@ -144,8 +146,8 @@ class Bench:
         print(finished(command, environment=one_core), flush=True)
 
     def million(self) -> None:
-        """The large size: the job and the floor in turns, SemHash, and the textbook job at what it finishes."""
-        source = self.dataset(f"grown-{self.rows}", lambda: data.grow(self.real, self.rows))
+        """The large size: the job and the floor in turns."""
+        source = self.grown(self.rows)
         title(f"{self.rows:,} grown embeddings, eps {EPS[0]} {EPS[1]}")
         turns: dict[str, list[float]] = {"job": [], "floor": []}
         record: dict[str, Any] = {}
@@ -163,16 +165,22 @@ class Bench:
         size = self.rows * self.real.shape[1] * 4
         print(f"\nbytes shuffled: {shuffled:,}, {shuffled / size:.3f} of the embeddings' {size:,}\n", flush=True)
         profile(record)
-        taken, _ = self.rival("semhash", source, "grown-semhash")
-        row("SemHash", f"{taken:.1f}" if taken else f"> {self.limit}", f"{(taken or self.limit) / ours:.1f}")
-        for rows in (50_000, 100_000, 200_000):
-            part = self.dataset(f"grown-{rows}", lambda rows=rows: data.grow(self.real, rows))  # type: ignore[misc]
-            taken, _ = self.rival("textbook", part, f"textbook-{rows}")
-            if taken is None:
-                row(f"textbook Spark job, {rows:,} rows", f"> {self.limit}", "")
-                break
-            seconds, _, _ = self.job(part, f"grown-{rows}")
-            row(f"textbook Spark job, {rows:,} rows", f"{taken:.1f}", f"{taken / seconds:.1f} (this job {seconds:.1f})")
+
+    def rivals(self) -> None:
+        """The large size in SemHash and in the textbook job, or the largest that it finishes."""
+        title(f"other tools on grown embeddings, stopped after {self.limit} s")
+        row("contender", "rows", "seconds", "this job", "ratio")
+        row(*["---"] * 5)
+        for name, sizes in (("semhash", (1,)), ("textbook", (5, 2, 1))):
+            for rows in (self.rows // part for part in sizes):
+                source = self.grown(rows)
+                seconds, _, _ = self.job(source, f"grown-{rows}")
+                taken, _ = self.rival(name, source, f"{name}-{rows}")
+                least = "" if taken else "> "
+                spent = taken or self.limit
+                row(name, f"{rows:,}", f"{least}{spent:.1f}", f"{seconds:.1f}", f"{least}{spent / seconds:.1f}")
+                if taken is None:
+                    break
 
     def growth(self) -> None:
         """Seconds by number of rows, clusters chosen by the job."""
@@ -180,8 +188,7 @@ class Bench:
         row("rows", "seconds", "clusters", "pairs bounded", "bytes shuffled")
         row(*["---"] * 5)
         for rows in (self.rows // 8, self.rows // 4, self.rows // 2, self.rows):
-            source = self.dataset(f"grown-{rows}", lambda rows=rows: data.grow(self.real, rows))  # type: ignore[misc]
-            seconds, record, _ = self.job(source, f"grown-{rows}")
+            seconds, record, _ = self.job(self.grown(rows), f"grown-{rows}")
             stages = record["stages"]
             pairs = stages["screening"].get("pairs_bounded", 0) + stages["matching"]["pairs_bounded"]
             shuffled = sum(stage["bytes_shuffled"] for stage in stages.values())
@@ -202,64 +209,6 @@ class Bench:
             profile(record)
 
 
-class PeakMemory:
-    """The greatest resident memory of any PySpark worker process while a block runs."""
-
-    def __enter__(self) -> None:
-        import threading
-
-        self.bytes, self._stop = 0, threading.Event()
-        self._thread = threading.Thread(target=self._watch)
-        self._thread.start()
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        while not self._stop.wait(0.2):
-            for status in Path("/proc").glob("[0-9]*/status"):
-                try:
-                    if b"pyspark" not in (status.parent / "cmdline").read_bytes():
-                        continue
-                    lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
-                    if "pyspark.daemon" in (status.parent / "cmdline").read_text():
-                        self.bytes = max(self.bytes, int(lines.get("VmHWM", "0 kB").split()[0]) * 1024)
-                except OSError:
-                    continue
-
-
-class Truth:
-    """Brute force: every pair of a dataset that is similar, decided in float64."""
-
-    def __init__(self, ids: np.ndarray, rows: np.ndarray) -> None:
-        self.number = pd.Series(np.arange(len(ids)), index=ids)
-        x = rows.astype(np.float64)
-        norms = np.einsum("ij,ij->i", x, x)
-        unit = rows / np.sqrt(norms)[:, None].astype(np.float32)
-        found = []
-        for start in range(0, len(rows), 2048):
-            i, j = np.nonzero(unit[start : start + 2048] @ unit.T >= 1 - max(EPS) - 1e-4)
-            i += start
-            i, j = i[i > j], j[i > j]
-            score = np.einsum("ij,ij->i", x[i], x[j]) / np.sqrt(norms[i] * norms[j])
-            found.append((i, j, np.clip(score, -1, 1)))
-        self.i, self.j, self.score = (np.concatenate(part) for part in zip(*found, strict=True))
-
-    def shares(self, ids: np.ndarray, removed: dict[float, np.ndarray]) -> list[str]:
-        """Recall and precision of removals at each eps; due is a clip with a similar one earlier in this order."""
-        place = np.empty(len(ids), np.int64)
-        place[self.number.loc[ids].to_numpy()] = np.arange(len(ids))
-        text = []
-        for eps in EPS:
-            similar = self.score >= 1 - eps
-            due = np.zeros(len(ids), bool)
-            due[np.maximum(place[self.i[similar]], place[self.j[similar]])] = True
-            right = int((due & removed[eps]).sum())
-            text += [f"{right / due.sum():.5f}", f"{right / max(removed[eps].sum(), 1):.5f}"]
-        return text
-
-
 def job_result(out: Path) -> tuple[np.ndarray, dict[float, np.ndarray]]:
     """Ids in rank order (hard) and what the job removed."""
     table = ds.dataset(out / "dedup", partitioning="hive").to_table().to_pandas()
@@ -276,31 +225,6 @@ def rival_result(out: Path) -> tuple[np.ndarray, dict[float, np.ndarray]]:
     """What a rival wrote."""
     result = np.load(out / "result.npz")
     return result["ids"], {eps: result[f"removed_{eps:g}"] for eps in EPS}
-
-
-def finished(command: list[str], limit: int | None = None, environment: dict[str, str] | None = None) -> str:
-    """What a process prints; raises RuntimeError with its last words when it fails, TimeoutExpired over the limit."""
-    own = {"PYTHONPATH": str(ROOT), "SPARK_CONF_DIR": str(ROOT / "conf/local"), **(environment or {})}
-    process = subprocess.Popen(  # noqa: S603
-        command, cwd=ROOT, env=os.environ | own, text=True, start_new_session=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
-    try:
-        out, err = process.communicate(timeout=limit)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)  # the JVM and its workers as well
-        process.communicate()
-        raise
-    if process.returncode:
-        raise RuntimeError(f"{' '.join(command)} failed:\n{out[-2000:]}{err[-4000:]}")
-    return out
-
-
-def timed(command: list[str], limit: int | None = None) -> float:
-    """Seconds of a whole process."""
-    start = time.monotonic()
-    finished(command, limit)
-    return time.monotonic() - start
 
 
 def profile(record: dict[str, Any]) -> None:
