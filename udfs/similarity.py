@@ -1,7 +1,10 @@
 """The match of each clip: the most similar clip that is earlier in rank."""
 
+from collections.abc import Iterator
+
 import numpy as np
 
+from udfs.centred import Centred, centre_of
 from udfs.sketches import coordinate_margin, coordinates
 from udfs.units import Flags, sweeps, tiles
 from udfs.vectors import (
@@ -19,6 +22,7 @@ from udfs.vectors import (
 TILE_ROWS = 512  # a float32 tile of 1 MiB stays in a core's cache
 
 _DENSE = 32  # a tile with more than one candidate in so many pairs is cheaper computed in full
+_CENTRES = 2  # in a row of tiles: each costs as much as a few tiles
 _PENDING = 1 << 18  # candidate pairs to gather before they are scored
 
 
@@ -38,7 +42,7 @@ def match_earlier(
 
     Returns the row number of the match, (n,) int64 with -1 for none; its cosine, (n,) float64 with NaN for none;
     and counts of the work: `pairs` bounded, `scored` in float64. A match scores at least `min_score`; of equal
-    scores the earliest row wins. Memory beside the input: two float32 copies of it and a few tiles.
+    scores the earliest row wins. Memory beside the input: three float32 copies of it and a few tiles.
     """
     n = len(vectors)
     basis = np.empty((vectors.shape[1], 0)) if basis is None else basis
@@ -83,7 +87,8 @@ class _Matcher:
         self._score = np.full(len(x), min_score)
         self._counts = {"pairs": 0, "scored": 0}
         self._pending: list[tuple[Indices, Indices]] = []
-        self._precise = False  # float32 could not tell the last tile's pairs apart
+        self._centred: Centred | None = None
+        self._centres_left = _CENTRES  # for this row of tiles
 
     def run(self, home: Flags, second: Flags | None, tile_rows: int) -> tuple[Indices, Doubles, dict[str, int]]:
         for rows, cols in sweeps(home, second):
@@ -91,7 +96,8 @@ class _Matcher:
             a = self._coordinates[rows]
             b = a if triangle else self._coordinates[cols]
             for i, j in tiles(len(rows), len(cols), triangle, tile_rows):
-                self._precise &= j.start > 0
+                if j.start == 0:
+                    self._centres_left = _CENTRES
                 diagonal = triangle and i == j
                 self._counts["pairs"] += (i.stop - i.start) * (j.stop - j.start) // (2 if diagonal else 1)
                 if self._screened:
@@ -138,37 +144,52 @@ class _Matcher:
     def _dense(self, rows: Indices, cols: Indices, diagonal: bool) -> None:
         """A tile in full: only the pairs that may be the best of their later row are scored.
 
-        Where a whole group is more alike than float32 can tell apart, float64 narrows it down.
+        Where a whole group is more alike than float32 can tell apart, finer products narrow it down.
         """
         self._settle()  # the scores so far raise the bar
-        for precise in (False, True):
-            if self._precise and not precise:
-                continue
-            margin = screen_margin(self._x.shape[1], np.float64 if precise else np.float32)
-            product = self._rows(rows, precise) @ self._rows(cols, precise).T
-            before = rows[:, None] > cols
-            p, q = _candidates(np.where(before, product, -2), self._bar(rows, cols), margin)
+        for product, margin in self._products(rows, cols):
+            p, q = self._candidates(product, rows, cols, margin)
             if not diagonal:
-                t, s = _candidates(np.where(before, -2, product).T, self._bar(cols, rows), margin)
+                t, s = self._candidates(product.T, cols, rows, margin)
                 p, q = np.r_[p, s], np.r_[q, t]
-            self._precise = precise or len(p) * _DENSE > product.size
-            if precise or not self._precise:
-                self._add(rows[p], cols[q])
-                return
+            if len(p) * _DENSE <= product.size:
+                break
+        self._add(rows[p], cols[q])
 
-    def _rows(self, rows: Indices, precise: bool) -> Matrix | Doubles:
-        return self._x[rows] / np.sqrt(self._x_sq[rows])[:, None] if precise else self._unit[rows]
+    def _products(self, rows: Indices, cols: Indices) -> Iterator[tuple[Matrix | Doubles, float]]:
+        """The cosines of a tile, finer each time, and how far they may lie from the scores.
+
+        From the centre of the group before, where that serves; in float32; from a centre of this tile; in float64.
+        """
+        before = self._centred and self._centred.cosines(rows, cols)
+        if before:
+            yield before
+        yield self._unit[rows] @ self._unit[cols].T, screen_margin(self._x.shape[1])
+        centre = centre_of(self._x, self._x_sq, cols) if self._centres_left else rows[:0]
+        if len(centre):
+            self._centred, self._centres_left = Centred(self._x, self._x_sq, int(centre[0])), self._centres_left - 1
+            here = self._centred.cosines(rows, cols)
+            if here:
+                yield here
+        a, b = (self._x[some] / np.sqrt(self._x_sq[some])[:, None] for some in (rows, cols))
+        yield a @ b.T, 4 * screen_margin(self._x.shape[1], np.float64)  # the score itself has this precision
+
+    def _candidates(
+        self, product: Matrix | Doubles, rows: Indices, others: Indices, margin: float
+    ) -> tuple[Indices, Indices]:
+        """The pairs of a tile whose cosine may be the best of their row with an earlier one, and raise its score."""
+        if rows[0] <= others[-1]:  # not all of these come after all of those
+            if rows[-1] <= others[0]:
+                return rows[:0], rows[:0]
+            product = np.where(rows[:, None] > others, product, -2)
+        bar = self._bar(rows, others)
+        highest = product.max(axis=1)
+        floor = round_down(np.maximum(bar - margin, highest - 2 * margin), product.dtype.type)
+        hit = np.flatnonzero(highest >= floor)
+        i, j = np.nonzero(product[hit] >= floor[hit, None])
+        return hit[i], j
 
     def _bar(self, rows: Indices, others: Indices) -> Doubles:
         """The score each row has to reach; a row that has 1 from an earlier row than all of these is done."""
         done = (self._score[rows] == 1.0) & (self._match[rows] >= 0) & (self._match[rows] < others[0])
         return np.where(done, 2.0, self._score[rows])
-
-
-def _candidates(product: Matrix | Doubles, score: Doubles, margin: float) -> tuple[Indices, Indices]:
-    """The pairs of a tile whose cosine may be their row's best and at least the score it has already."""
-    highest = product.max(axis=1)
-    floor = round_down(np.maximum(score - margin, highest - 2 * margin), product.dtype.type)
-    hit = np.flatnonzero(highest >= floor)
-    i, j = np.nonzero(product[hit] >= floor[hit, None])
-    return hit[i], j

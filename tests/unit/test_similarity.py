@@ -1,10 +1,12 @@
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.reference import brute_force, f32, real_embeddings
-from udfs.similarity import match_earlier
+from udfs.similarity import _Matcher, match_earlier
 from udfs.sketches import principal_basis
 from udfs.vectors import squared_norms, unit_rows
 
@@ -92,6 +94,35 @@ def test_a_dense_group_is_told_apart_without_scoring_all_its_pairs(noise: float)
     check_best(match, score, cosines_of(rows), np.ones((600, 600), bool), 0.9)
     assert work["pairs"] > 150_000
     assert work["scored"] < 20_000
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_dense_groups_among_others_are_told_apart_from_their_centres(
+    cut: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(1)
+    group = np.repeat([0, 1, 0], [320, 160, 160])  # one, another, and the first again
+    rows = rng.standard_normal((2, 256))[group] + 1e-3 * rng.standard_normal((640, 256))
+    others = rng.random(640) < 0.05
+    rows[others] = rng.standard_normal((int(others.sum()), 256))
+    vectors = rows.astype(np.float32)
+    second = np.arange(640) % 2 == 0 if cut else None
+    tried = {"float32": 0, "centred": 0, "float64": 0}
+
+    def products(self: _Matcher, i: np.ndarray, j: np.ndarray) -> Iterator[tuple[np.ndarray, float]]:
+        for product, margin in plainly(self, i, j):
+            tried["float32" if margin > 1e-6 else "centred" if margin > 1e-12 else "float64"] += 1
+            yield product, margin
+
+    plainly = _Matcher._products
+    monkeypatch.setattr(_Matcher, "_products", products)
+    match, score, work = match_earlier(vectors, 0.9, some_basis(rows, 15), second=second, tile_rows=32)
+    allowed = np.ones((640, 640), bool) if second is None else second[:, None] != second
+    check_best(match, score, cosines_of(vectors), allowed, 0.9)
+    assert tried["centred"] > 40
+    assert tried["float32"] < 1.2 * tried["centred"]
+    assert tried["float64"] < 0.5 * tried["centred"]  # tiles of both groups
+    assert work["scored"] < 30_000
 
 
 def test_ties_go_to_the_earliest_row() -> None:

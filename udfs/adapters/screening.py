@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from udfs.adapters.batches import UNIT_COLUMNS, ArrowFunction, Batches, Broadcast, filled, record_batch, units
 from udfs.cells import Cells, Placement
@@ -36,6 +37,10 @@ _PLACEMENT_TYPES = {
     **dict.fromkeys(("placements", "near", "repeated"), pa.binary()),
 }
 UNIT_OF_PLACEMENTS = f"{UNIT_COLUMNS}, placements binary, near binary, repeated binary"
+_UNIT_TYPES = {
+    **dict.fromkeys(("cell", "a", "b"), pa.int32()),
+    **dict.fromkeys(("placements", "near", "repeated"), pa.binary()),
+}
 SURVIVOR_COLUMNS = "key bigint, cell int, copy boolean, pairs bigint"
 
 _REPEATED = np.dtype([("key", "<i8"), ("copy", "?")])
@@ -116,39 +121,38 @@ def _up_to(flags: Flags, starts: Indices) -> Indices:
 
 
 def cut_placements(blocks: Broadcast[Indices], m: int) -> ArrowFunction:
-    """(cell, placements, near, repeated) to UNIT_OF_PLACEMENTS, of cells with more than one block."""
+    """(cell, placements, near, repeated) to UNIT_OF_PLACEMENTS, in as many blocks as each cell has."""
 
     def run(batches: Batches) -> Iterator[pa.RecordBatch]:
         kind = placement_type(m, len(blocks.value))
         for batch in batches:
-            for row in range(len(batch)):
-                yield _cut_row(batch.slice(row, 1), blocks.value, kind)
+            yield _cut(batch, blocks.value, kind)
+            first = pa.array(np.zeros(len(batch), np.int32))
+            repeated = {"cell": batch.column("cell"), "a": first, "b": first, "repeated": batch.column("repeated")}
+            yield filled(repeated, _UNIT_TYPES)
 
     return run
 
 
-def _cut_row(row: pa.RecordBatch, blocks: Indices, kind: np.dtype[np.void]) -> pa.RecordBatch:
-    placed = unpack_as(row.column("placements"), kind)
-    near = unpack_as(row.column("near"), kind["origin"])
+def _cut(batch: pa.RecordBatch, blocks: Indices, kind: np.dtype[np.void]) -> pa.RecordBatch:
+    """The placements of a batch by unit, with their borders."""
+    placed = unpack_as(batch.column("placements"), kind)
+    near = unpack_as(batch.column("near"), kind["near"])
     counts = placed["near"].astype(np.int64)
-    cell = row.column("cell")[0]
-    part, a, b, second = cut(placed["key"], np.full(len(placed), cell.as_py()), blocks)
-    order = np.lexsort((b, a))
-    part, a, b = part[order], a[order], b[order]
+    rows = pc.binary_length(batch.column("placements")).to_numpy() // kind.itemsize
+    cell = np.repeat(batch.column("cell").to_numpy().astype(np.int64), rows)
+    part, a, b, second = cut(placed["key"], cell, blocks)
+    order = np.lexsort((b, a, cell[part]))
+    part = part[order]
+    unit = np.stack([cell[part], a[order], b[order]], axis=1)
     packed = placed[part]
     packed["second"] = second[order]
-    starts = run_starts(np.stack([a, b], axis=1))
+    starts = run_starts(unit)
     ends = np.r_[starts, len(part)]
     moved = near[ranges((np.cumsum(counts) - counts)[part], counts[part])]
-    whole = np.arange(len(starts)) > 0  # the first unit brings the repeated ones
-    return record_batch(
-        cell=pa.repeat(cell, len(starts)),
-        a=pa.array(a[starts], pa.int32()),
-        b=pa.array(b[starts], pa.int32()),
-        placements=pack_runs(packed, ends),
-        near=pack_runs(moved, np.r_[0, np.cumsum(counts[part])][ends]),
-        repeated=row.column("repeated").take(pa.array(np.zeros(len(starts), np.int64), mask=whole)),
-    )
+    numbers = {name: pa.array(unit[starts, n], pa.int32()) for n, name in enumerate(("cell", "a", "b"))}
+    borders = pack_runs(moved, np.r_[0, np.cumsum(counts[part])][ends])
+    return filled({**numbers, "placements": pack_runs(packed, ends), "near": borders}, _UNIT_TYPES)
 
 
 def screen_units(m: int, cells: int, min_score: float) -> ArrowFunction:
@@ -158,8 +162,8 @@ def screen_units(m: int, cells: int, min_score: float) -> ArrowFunction:
         kind, pairs = placement_type(m, cells), 0
         for unit in units(batches):
             cell = unit.column("cell")[0]
-            placed = unpack_as(unit.column("placements"), kind)
-            near_cells = unpack_as(unit.column("near"), kind["near"]).astype(np.int64)
+            placed = unpack_as(unit.column("placements").drop_null(), kind)
+            near_cells = unpack_as(unit.column("near").drop_null(), kind["near"]).astype(np.int64)
             near_rows = np.repeat(np.arange(len(placed)), placed["near"])
             origin = placed["origin"].astype(np.int64)
             second = placed["second"] if unit.column("a")[0] != unit.column("b")[0] else None
