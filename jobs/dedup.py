@@ -1,7 +1,6 @@
 """Semantic deduplication of clip embeddings: `spark-submit jobs/dedup.py --help`."""
 
 import logging
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,13 +9,13 @@ if __package__ in (None, ""):  # run as a script: make `jobs` and `udfs` importa
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from py4j.protocol import Py4JJavaError
-from pyspark.errors import PySparkException, PythonException
+from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
 from jobs.clustering import cluster
 from jobs.decisions import decide
 from jobs.embeddings import load
-from jobs.errors import JobError, UsageError
+from jobs.errors import JobError, UsageError, one_line
 from jobs.matching import match
 from jobs.options import Options, parse
 from jobs.placement import place
@@ -54,9 +53,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         _fail(f"{e} (see --help)", 2)
     except JobError as e:
         _fail(str(e), 1)
-    except Py4JJavaError as e:
-        _fail(f"Spark failed: {java_message(e)}", 1)
-    except PySparkException as e:
+    except (Py4JJavaError, PySparkException) as e:
         _fail(f"Spark failed: {spark_message(e)}", 1)
 
 
@@ -75,11 +72,9 @@ def summary(job: Run) -> str:
     return "\n".join([*lines, f"results: {job.output_path}"])
 
 
-def spark_message(error: PySparkException) -> str:
-    """One line: of an error in a Python worker the error itself, which ends its traceback, else the first line."""
-    lines = str(error).strip().splitlines()
-    raised = [line for line in lines if re.match(r"[\w.]*(Error|Exception|ArrowInvalid|Warning)\b.*: ", line)]
-    return raised[-1] if isinstance(error, PythonException) and raised else lines[0]
+def spark_message(error: Py4JJavaError | PySparkException) -> str:
+    """One line of what Spark raised."""
+    return java_message(error) if isinstance(error, Py4JJavaError) else one_line(str(error))
 
 
 def _fail(message: str, code: int) -> None:

@@ -8,7 +8,7 @@ from py4j.protocol import Py4JJavaError
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.types import StructType
 
-from jobs.errors import JobError
+from jobs.errors import JobError, one_line
 
 
 @dataclass(frozen=True)
@@ -135,8 +135,8 @@ def escape_glob(uri: str) -> str:
 
 
 def java_message(error: Py4JJavaError) -> str:
-    """The first line of the innermost cause of a Java exception."""
+    """One line of the innermost cause of a Java exception."""
     cause = error.java_exception
     while cause.getCause() is not None:
         cause = cause.getCause()
-    return str(cause.getMessage() or cause.toString()).strip().splitlines()[0]
+    return one_line(str(cause.getMessage() or cause.toString()))

@@ -1,0 +1,16 @@
+from jobs.errors import one_line
+
+PYTHON = """An exception was thrown from the Python worker. Please see the stack trace below.
+Traceback (most recent call last):
+  File "udfs/parquet.py", line 77, in _opened
+    raise ValueError(f"{part.uri} cannot be read") from e
+ValueError: file:/in/part-0.parquet cannot be read: Corrupt data.
+
+"""
+
+
+def test_of_a_traceback_the_error_is_shown_and_else_the_first_line() -> None:
+    assert one_line(PYTHON) == "ValueError: file:/in/part-0.parquet cannot be read: Corrupt data."
+    assert one_line("Path does not exist\n\tat org.apache.spark.Error: x") == "Path does not exist"
+    assert one_line("one\njava.io.IOException: two") == "one"
+    assert one_line(" ") == ""
