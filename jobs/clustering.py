@@ -62,7 +62,7 @@ def _plan(sample: Matrix, centroids: Matrix, options: Options, run: Run) -> Reco
     rows = max(1, run.records["embeddings"]["accepted"] * len(distinct) // len(sample))
     sample, unit = sample[distinct], unit_rows(sample[distinct], x_sq[distinct])  # copies cost next to nothing
     placed = _place_sample(sample, centroids, options)
-    copies = len(placed.guest_rows) / len(sample)
+    copies = placed.guests_per_row
     basis = principal_basis(unit)
     plan = make_plan(unit, placed, basis, rows, options.min_score, options.seed)
     run.storage.write(run.work("basis.npy"), _to_npy(basis[:, : plan.screen_coordinates]))
@@ -82,13 +82,12 @@ def _place_sample(sample: Matrix, centroids: Matrix, options: Options) -> Placem
     """
     eps = options.guest_eps
     placed = Cells(centroids, eps).place(sample, near=True)
-    copies = len(placed.guest_rows) / len(sample)
+    copies = placed.guests_per_row
     if eps is None or copies <= options.max_guest_copies:
         return placed
 
     def few_enough(eps: float, centroids: Matrix) -> bool:
-        guests = Cells(centroids, eps).place(sample[:2000]).guest_rows
-        return len(guests) <= options.max_guest_copies * len(sample[:2000])
+        return Cells(centroids, eps).place(sample[:2000]).guests_per_row <= options.max_guest_copies
 
     smaller_eps = next((e for e in (eps / 2**n for n in range(1, 64)) if few_enough(e, centroids)), None)
     fewer = max(1, len(centroids) // 2)

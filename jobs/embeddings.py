@@ -32,9 +32,9 @@ _REJECTED_COLUMNS = "id string, source string, reason string"
 
 
 def load(spark: SparkSession, options: Options, run: Run, source: Source) -> Record:
-    """Write the table of the input's rows, and rejected/; returns the counts and the dimension.
+    """Write what a scan of the input finds, and rejected/; returns the counts and the dimension.
 
-    The rows of usable clips are whole, or only those are that the sample may need.
+    Of the usable clips all rows are written, or only those that the sample may need.
     """
     reading = reader(spark, source, options)
     share = 1.0 if source.format == "clips" else _share_to_scan(options, reading)

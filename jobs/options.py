@@ -145,7 +145,7 @@ def parser() -> argparse.ArgumentParser:
     g.add_argument(
         "--max-block-rows", type=_positive_int, default=20000, metavar="N",
         help="clips a task compares with as many others at most: larger clusters are cut into blocks; a task holds "
-        "about 2 x N x dimension x 16 bytes",
+        "about 2 x N x dimension x 20 bytes",
     )  # fmt: skip
     g.add_argument(
         "--eps-thresholds", type=_fraction, nargs="+", default=(0.01, 0.001), metavar="EPS",

@@ -76,7 +76,7 @@ def make_plan(unit: Matrix, placed: Placement, basis: Doubles, rows: int, min_sc
     basis: (d, d) float64.
     """
     n, dim = unit.shape
-    home, copies = placed.home, len(placed.guest_rows) / n
+    home, copies = placed.home, placed.guests_per_row
     row_bytes = 4 * dim  # of one packed embedding
     share = min(1.0, n / rows)
     sizes = np.bincount(home)

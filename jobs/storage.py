@@ -105,8 +105,9 @@ class Storage:
     def table(self, uri: str, schema: str | None = None) -> DataFrame:
         """A Parquet table that this job wrote."""
         known = schema or self._schemas.get(uri)
-        reader = self._spark.read if known is None else self._spark.read.schema(known)
-        table = reader.parquet(escape_glob(uri))
+        if known:
+            return self._spark.read.schema(known).parquet(escape_glob(uri))
+        table = self._spark.read.parquet(escape_glob(uri))
         self._schemas[uri] = table.schema  # finding it out takes Spark a job each time
         return table
 

@@ -49,6 +49,10 @@ class Placement:
     def guest_cells(self) -> Indices:
         return self.near_cells[self.visits]
 
+    @property
+    def guests_per_row(self) -> float:
+        return float(np.count_nonzero(self.visits)) / len(self.home)
+
 
 class Cells:
     """The cells around k centroids (k, d) float32, for pairs of cosine >= 1 - eps; eps None takes no guests."""

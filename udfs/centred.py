@@ -2,19 +2,17 @@
 
 import numpy as np
 
-from udfs.vectors import Doubles, Indices, Matrix, screen_margin
+from udfs.vectors import Doubles, Indices, Matrix, screen_margin, unit_doubles
 
-_CHUNK_ROWS = 1024
+_REACH = 4  # times the median distance from the centre; rows beyond are not of the group
 _CLOSE = 0.25  # a reach beyond gains little
-
-
-_REACH = 4  # times the median distance; rows beyond are not of the group
-_CANDIDATES = 8
+_CANDIDATES = 8  # for a centre
+_CHUNK_ROWS = 1024
 
 
 def centre_of(x: Matrix, x_sq: Doubles, rows: Indices) -> Indices:
     """The one of a few of these rows of x (n, d) that most of them lie close to, or none."""
-    unit = x[rows] / np.sqrt(x_sq[rows])[:, None]
+    unit = unit_doubles(x, x_sq, rows)
     some = np.arange(0, len(rows), -(-len(rows) // _CANDIDATES))
     middle = np.median(unit @ unit[some].T, axis=0)
     best = np.argmax(middle)
@@ -30,13 +28,13 @@ class Centred:
     """
 
     def __init__(self, x: Matrix, x_sq: Doubles, centre: int) -> None:
-        self._x, self._norm = x, np.sqrt(x_sq)
+        self._x, self._x_sq = x, x_sq
         self._off = np.empty(x.shape, np.float32)
         self._along, self._distance = np.empty(len(x)), np.empty(len(x))
-        c = x[centre] / self._norm[centre]
+        c = unit_doubles(x, x_sq, np.array([centre]))[0]
         for start in range(0, len(x), _CHUNK_ROWS):
             rows = slice(start, start + _CHUNK_ROWS)
-            unit = x[rows] / self._norm[rows, None]
+            unit = unit_doubles(x, x_sq, rows)
             off = unit - c
             self._off[rows] = off
             self._along[rows] = unit @ c - (c @ c) / 2
@@ -64,5 +62,4 @@ class Centred:
         return cosine, screen_margin(dim) * reach**2 + 12 * screen_margin(dim, np.float64)
 
     def _unit(self, rows: Indices) -> Doubles:
-        unit: Doubles = self._x[rows] / self._norm[rows, None]
-        return unit
+        return unit_doubles(self._x, self._x_sq, rows)

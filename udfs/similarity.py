@@ -16,6 +16,7 @@ from udfs.vectors import (
     round_down,
     screen_margin,
     squared_norms,
+    unit_doubles,
     unit_rows,
 )
 
@@ -171,7 +172,7 @@ class _Matcher:
             here = self._centred.cosines(rows, cols)
             if here:
                 yield here
-        a, b = (self._x[some] / np.sqrt(self._x_sq[some])[:, None] for some in (rows, cols))
+        a, b = (unit_doubles(self._x, self._x_sq, some) for some in (rows, cols))
         yield a @ b.T, 4 * screen_margin(self._x.shape[1], np.float64)  # the score itself has this precision
 
     def _candidates(

@@ -105,7 +105,13 @@ def unit_rows(x: Matrix, x_sq: Doubles) -> Matrix:
     step = max(1, _CHUNK_ELEMENTS // max(x.shape[1], 1))
     for start in range(0, len(x), step):  # in chunks, so that no float64 copy of all of x is made
         rows = slice(start, start + step)
-        unit[rows] = x[rows] / np.sqrt(x_sq[rows])[:, None]
+        unit[rows] = unit_doubles(x, x_sq, rows)
+    return unit
+
+
+def unit_doubles(x: Matrix, x_sq: Doubles, rows: Indices | slice) -> Doubles:
+    """Some rows of x (n, d) divided by their norms, in float64."""
+    unit: Doubles = x[rows] / np.sqrt(x_sq[rows])[:, None]
     return unit
 
 

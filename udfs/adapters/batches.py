@@ -16,6 +16,14 @@ T_co = TypeVar("T_co", covariant=True)
 
 UNIT_COLUMNS = "cell int, a int, b int"
 
+_SPARK_TYPES = {
+    pa.string(): "string",
+    pa.binary(): "binary",
+    pa.int32(): "int",
+    pa.int64(): "bigint",
+    pa.float64(): "double",
+}
+
 
 class Broadcast(Protocol[T_co]):
     """A Spark broadcast."""
@@ -58,6 +66,11 @@ def filled(columns: Mapping[str, pa.Array], types: Mapping[str, pa.DataType]) ->
     return record_batch(
         **{name: columns[name].cast(kind) if name in columns else pa.nulls(n, kind) for name, kind in types.items()}
     )
+
+
+def ddl(types: Mapping[str, pa.DataType]) -> str:
+    """The same columns as Spark's schema text."""
+    return ", ".join(f"{name} {_SPARK_TYPES[kind]}" for name, kind in types.items())
 
 
 def columns_of(batch: pa.RecordBatch) -> dict[str, pa.Array]:

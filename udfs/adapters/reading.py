@@ -7,27 +7,30 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from udfs import decode
-from udfs.adapters.batches import ArrowFunction, Batches, Broadcast, columns_of, filled, record_batch
+from udfs.adapters.batches import ArrowFunction, Batches, Broadcast, columns_of, ddl, filled, record_batch
 from udfs.keysets import EVERY_DRAW, draws
 from udfs.parquet import FilePart, clip_columns, pack_list_column, read_part
 from udfs.units import run_starts
 from udfs.vectors import Indices, pack_runs, unpack_as
 
-EMBEDDING_COLUMNS = "id string, source string, embedding binary, dim int, reason string"
-SCANNED_COLUMNS = f"{EMBEDDING_COLUMNS}, draw bigint, clips bigint, segment int, draws binary"
-
 _SEGMENTS = 256  # that draws are compared in
-_SCANNED_TYPES = {
+
+_EMBEDDING_TYPES = {
     "id": pa.string(),
     "source": pa.string(),
     "embedding": pa.binary(),
     "dim": pa.int32(),
     "reason": pa.string(),
+}
+_SCANNED_TYPES = {
+    **_EMBEDDING_TYPES,
     "draw": pa.int64(),
     "clips": pa.int64(),  # of a batch that are of this kind
     "segment": pa.int32(),
     "draws": pa.binary(),
 }
+EMBEDDING_COLUMNS = ddl(_EMBEDDING_TYPES)
+SCANNED_COLUMNS = ddl(_SCANNED_TYPES)
 
 
 def decode_clips(batches: Batches) -> Iterator[pa.RecordBatch]:

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from udfs.adapters.batches import UNIT_COLUMNS, ArrowFunction, Batches, Broadcast, filled, record_batch, units
+from udfs.adapters.batches import ArrowFunction, Batches, Broadcast, ddl, filled, record_batch, units
 from udfs.cells import Cells, Placement
 from udfs.keysets import BloomFilter, clip_keys, members
 from udfs.screening import cell_type, placement_type, survivors
@@ -25,10 +25,6 @@ from udfs.vectors import (
 )
 
 # A row for each clip, and for each batch and cell one with what of the batch belongs to the cell.
-PLACEMENT_COLUMNS = (
-    "id string, cluster_id int, cosine_dist_to_cent double, "
-    "cell int, homes int, guests int, travelling int, placements binary, near binary, repeated binary"
-)
 _PLACEMENT_TYPES = {
     "id": pa.string(),
     "cluster_id": pa.int32(),
@@ -36,11 +32,12 @@ _PLACEMENT_TYPES = {
     **dict.fromkeys(("cell", "homes", "guests", "travelling"), pa.int32()),
     **dict.fromkeys(("placements", "near", "repeated"), pa.binary()),
 }
-UNIT_OF_PLACEMENTS = f"{UNIT_COLUMNS}, placements binary, near binary, repeated binary"
+PLACEMENT_COLUMNS = ddl(_PLACEMENT_TYPES)
 _UNIT_TYPES = {
     **dict.fromkeys(("cell", "a", "b"), pa.int32()),
     **dict.fromkeys(("placements", "near", "repeated"), pa.binary()),
 }
+UNIT_OF_PLACEMENTS = ddl(_UNIT_TYPES)
 SURVIVOR_COLUMNS = "key bigint, cell int, copy boolean, pairs bigint"
 
 _REPEATED = np.dtype([("key", "<i8"), ("copy", "?")])
