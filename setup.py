@@ -21,6 +21,7 @@ setup(
     python_requires=">=3.11",
     # Spelled out: a package finder would pick up tests/ and conf/ as well.
     packages=["jobs", "udfs", "udfs.adapters"],
+    package_data={"udfs": ["cuda/*.cu"]},
     install_requires=[
         "pyspark>=3.5,<4.2",
         "pandas>=2.2,<3",

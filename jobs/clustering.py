@@ -8,12 +8,17 @@ import numpy as np
 import pyarrow as pa
 from pyspark.sql import SparkSession
 
-from jobs.embeddings import sampled
+from jobs.embeddings import drawn, sampled
+from jobs.engine import kmeans_workers, look_at, rows_needed, workers_for
 from jobs.errors import JobError
+from jobs.gpu_kmeans import train_on_gpus
 from jobs.kmeans import train
 from jobs.options import Options, eps_text
-from jobs.planning import LOOK_AT, auto_clusters, make_plan, sample_rows, training_rows
+from jobs.planning import LOOK_AT, auto_clusters, look_rows, make_plan, training_rows
 from jobs.stages import Record, Run
+from udfs.adapters.batches import task
+from udfs.adapters.gpu import Engine
+from udfs.adapters.reading import unit_features
 from udfs.cells import Cells, Placement
 from udfs.sketches import principal_basis
 from udfs.vectors import Doubles, Matrix, first_of_equal_rows, squared_norms, unit_rows, unpack
@@ -21,38 +26,50 @@ from udfs.vectors import Doubles, Matrix, first_of_equal_rows, squared_norms, un
 log = logging.getLogger(__name__)
 
 
-def cluster(spark: SparkSession, options: Options, run: Run) -> Record:
+def cluster(spark: SparkSession, options: Options, run: Run, engine: Engine) -> Record:
     """Write clustering/centroids.npy and the basis of the sketches; returns how they came about, and the plan."""
-    loaded = run.records["embeddings"]
-    dim, rows = loaded["dim"], loaded["accepted"]
-    given = _load_centroids(run, options.centroids_path, dim) if options.centroids_path else None
-    if given is None:
-        k = options.n_clusters or auto_clusters(rows, dim)
-        sample = _sample(spark, options, run, sample_rows(k, options, dim))
-        training = sample[: training_rows(k, options, dim)]
-        centroids = train(training, k, options.seed)
-        if len(centroids) < k and options.n_clusters:
-            log.warning(
-                "--n-clusters %d is more than the %d distinct clips sampled: using %d clusters",
-                options.n_clusters, len(centroids), len(centroids),
-            )  # fmt: skip
+    if options.centroids_path:
+        dim = run.records["embeddings"]["dim"]
+        centroids = _load_centroids(run, options.centroids_path, dim)
+        sample, how = _sample(spark, options, run, 0, look_rows(dim)), {"sample_rows": 0}
     else:
-        sample = _sample(spark, options, run, LOOK_AT)
-        training, centroids = sample[:0], given
+        centroids, sample, how = _train(spark, options, run, engine)
     content = _to_npy(centroids)
     run.storage.write(run.path("clustering", "centroids.npy"), content)
-    others = sample[-LOOK_AT:]  # k-means fits the rows it saw better than others
     return {
+        **how,
         "clusters": len(centroids),
-        "sample_rows": len(training),
-        **_plan(others, centroids, options, run),
+        **_plan(sample, centroids, options, run),
         "bytes_written": len(content),
     }
 
 
-def _sample(spark: SparkSession, options: Options, run: Run, wanted: int) -> Matrix:
-    drawn = sampled(spark, options, run, wanted)["embedding"]
-    return unpack(pa.array(drawn, pa.large_binary()), run.records["embeddings"]["dim"])
+def _train(spark: SparkSession, options: Options, run: Run, engine: Engine) -> tuple[Matrix, Matrix, Record]:
+    """Centroids, other clips to estimate from, which k-means fits less well than those it saw, and how it was done."""
+    dim, rows = run.records["embeddings"]["dim"], run.records["embeddings"]["accepted"]
+    k = options.n_clusters or auto_clusters(rows, dim)
+    training, others = training_rows(rows, k, options, dim, engine.gpu), look_rows(dim)
+    if engine.gpu and k > 1 and training >= rows_needed(k):
+        workers = workers_for(training, k, kmeans_workers(options, look_at(spark)))
+        with drawn(spark, options, run, 0, training) as some:
+            features = some.mapInArrow(task(unit_features(dim)), "features array<float>")
+            centroids = train_on_gpus(features, k, options.seed, workers)
+        seen = max(0, min(training, rows - others))
+        how = {"engine": engine.name, "kmeans_workers": workers, "sample_rows": training}
+        return centroids, _sample(spark, options, run, seen, seen + others), how
+    sample = _sample(spark, options, run, 0, training + others)
+    centroids = train(sample[:training], k, options.seed)
+    if len(centroids) < k and options.n_clusters:
+        log.warning(
+            "--n-clusters %d is more than the %d distinct clips sampled: using %d clusters",
+            options.n_clusters, len(centroids), len(centroids),
+        )  # fmt: skip
+    return centroids, sample[-LOOK_AT:], {"engine": "cpu", "sample_rows": min(training, len(sample))}
+
+
+def _sample(spark: SparkSession, options: Options, run: Run, first: int, stop: int) -> Matrix:
+    packed = sampled(spark, options, run, first, stop)["embedding"]
+    return unpack(pa.array(packed, pa.large_binary()), run.records["embeddings"]["dim"])
 
 
 def _plan(sample: Matrix, centroids: Matrix, options: Options, run: Run) -> Record:

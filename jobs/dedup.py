@@ -15,6 +15,7 @@ from pyspark.sql import SparkSession
 from jobs.clustering import cluster
 from jobs.decisions import decide
 from jobs.embeddings import load
+from jobs.engine import choose_engine
 from jobs.errors import JobError, UsageError, one_line
 from jobs.matching import match
 from jobs.options import Options, parse
@@ -29,13 +30,14 @@ from jobs.storage import Storage, java_message
 def run(spark: SparkSession, options: Options) -> Run:
     """The whole job: each stage writes its part of the output and leaves a record."""
     storage = Storage(spark)
+    engine = choose_engine(spark, options)
     source = locate(storage, options)
     job = open_run(storage, options)
-    job.stage("embeddings", lambda: load(spark, options, job, source))
-    job.stage("clustering", lambda: cluster(spark, options, job))
-    job.stage("placement", lambda: place(spark, options, job))
-    job.stage("screening", lambda: screen(options, job))
-    job.stage("matching", lambda: match(spark, options, job))
+    job.stage("embeddings", lambda: load(spark, options, job, source, engine))
+    job.stage("clustering", lambda: cluster(spark, options, job, engine))
+    job.stage("placement", lambda: place(spark, options, job, engine))
+    job.stage("screening", lambda: screen(options, job, engine))
+    job.stage("matching", lambda: match(spark, options, job, engine))
     job.stage("decisions", lambda: decide(options, job))
     job.finish()
     return job

@@ -17,7 +17,7 @@ from pyspark.sql import functions as F
 
 from jobs.errors import JobError
 from jobs.options import Options
-from jobs.planning import auto_clusters, sample_rows
+from jobs.planning import auto_clusters, look_rows, training_rows
 from jobs.readers import Reader, reader
 from jobs.session import settings
 from jobs.sources import Source
@@ -25,19 +25,20 @@ from jobs.stages import Record, Run
 from jobs.storage import Storage
 from udfs import decode
 from udfs.adapters.batches import ArrowFunction, task
+from udfs.adapters.gpu import Engine
 from udfs.adapters.reading import SCANNED_COLUMNS, draw_clips, scan, tally, usable
 from udfs.keysets import EVERY_DRAW
 
 _REJECTED_COLUMNS = "id string, source string, reason string"
 
 
-def load(spark: SparkSession, options: Options, run: Run, source: Source) -> Record:
+def load(spark: SparkSession, options: Options, run: Run, source: Source, engine: Engine) -> Record:
     """Write what a scan of the input finds, and rejected/; returns the counts and the dimension.
 
     Of the usable clips all rows are written, or only those that the sample may need.
     """
     reading = reader(spark, source, options)
-    share = 1.0 if source.format == "clips" else _share_to_scan(options, reading)
+    share = 1.0 if source.format == "clips" else _share_to_scan(options, reading, engine)
     scanned = _scan(spark, options, run, reading, share)
     usable, unusable, repeats = _count(scanned)
     if share < 1 and (repeats or len(usable) > 1):
@@ -111,21 +112,28 @@ def batch_rows(dim: int) -> int:
     return max(1, (24 << 20) // (4 * dim))
 
 
-def sampled(spark: SparkSession, options: Options, run: Run, wanted: int) -> pd.DataFrame:
-    """About `wanted` usable clips (id, embedding packed), chosen and ordered by a hash of the id.
+@contextmanager
+def drawn(spark: SparkSession, options: Options, run: Run, first: int, stop: int) -> Iterator[DataFrame]:
+    """About the clips number `first` to `stop` (id, embedding packed, draw), in the order of a hash of the id.
 
-    However the rows lie: the sample depends on the ids and the seed alone.
+    However the rows lie: the sample depends on the ids and the seed alone. To be computed inside the block.
     """
     loaded = run.records["embeddings"]
-    share = wanted / loaded["accepted"]
-    if loaded["packed"] or share <= loaded["scanned_share"]:
-        drawn = _usable_rows(run).filter(F.col("draw") <= _limit(share)).select("id", "embedding", "draw").toPandas()
-    else:
-        clips = Clips(spark, options, run)
-        with clips.reading():
-            sample = clips.map(draw_clips(options.seed, _limit(share)), "id string, embedding binary, draw bigint")
-            drawn = sample.toPandas()
-    return drawn.sort_values(["draw", "id"])
+    left_out, limit = (_limit(rows / loaded["accepted"]) if rows else -1 for rows in (first, stop))
+    if loaded["packed"] or stop / loaded["accepted"] <= loaded["scanned_share"]:
+        some = _usable_rows(run).filter(F.col("draw") <= limit).select("id", "embedding", "draw")
+        yield some.filter(F.col("draw") > left_out)
+        return
+    clips = Clips(spark, options, run)
+    with clips.reading():
+        some = clips.map(draw_clips(options.seed, limit), "id string, embedding binary, draw bigint")
+        yield some.filter(F.col("draw") > left_out)
+
+
+def sampled(spark: SparkSession, options: Options, run: Run, first: int, stop: int) -> pd.DataFrame:
+    """The same on the driver, in that order."""
+    with drawn(spark, options, run, first, stop) as some:
+        return some.toPandas().sort_values(["draw", "id"])
 
 
 def _scan(spark: SparkSession, options: Options, run: Run, reading: Reader, share: float) -> DataFrame:
@@ -156,11 +164,14 @@ def _usable_rows(run: Run) -> DataFrame:
     return rows
 
 
-def _share_to_scan(options: Options, reading: Reader) -> float:
-    """The share of the clips, 0 to 1, that the sample may need."""
+def _share_to_scan(options: Options, reading: Reader, engine: Engine) -> float:
+    """The share of the clips, 0 to 1, that the sample may need; GPUs that train on most clips read them again."""
     rows, dim = reading.outline(options.embedding_column)
-    wanted = sample_rows(options.n_clusters or auto_clusters(rows, dim), options, dim) if dim else 0
-    return min(1.0, 1.1 * wanted / max(rows, 1))
+    if not dim:
+        return 0.0
+    training = training_rows(rows, options.n_clusters or auto_clusters(rows, dim), options, dim, engine.gpu)
+    again = engine.gpu and 2 * training > rows
+    return min(1.0, 1.1 * (look_rows(dim) + (0 if again else training)) / max(rows, 1))
 
 
 def _limit(share: float) -> int:

@@ -11,12 +11,13 @@ from jobs.screening import surviving, survivor_set
 from jobs.stages import Record, Run
 from jobs.units import by_unit
 from udfs.adapters.batches import UNIT_COLUMNS
+from udfs.adapters.gpu import Engine
 from udfs.adapters.matching import match_units, send_clips
 from udfs.ranking import RankColumn, rank_columns
 from udfs.units import blocks_needed
 
 
-def match(spark: SparkSession, options: Options, run: Run) -> Record:
+def match(spark: SparkSession, options: Options, run: Run, engine: Engine) -> Record:
     """Write the matches of all clips that have one (id, max_id, cosine_sim_score) to the intermediate tables."""
     two_passes = run.records["clustering"]["two_passes"]
     if two_passes:
@@ -38,10 +39,11 @@ def match(spark: SparkSession, options: Options, run: Run) -> Record:
         rank,
         options.seed,
         context.broadcast(blocks),
+        engine,
     )
     sent_columns = f"{UNIT_COLUMNS}, home boolean, second boolean, leader_id string, embedding binary"
     sent = clips.map(send, ", ".join([sent_columns, *(f"{c.name} {kinds[c.name]}" for c in rank)]))
-    match_function = match_units(context.broadcast(read_basis(run)), options.min_score, rank)
+    match_function = match_units(context.broadcast(read_basis(run)), options.min_score, rank, engine)
     partial_columns = (
         "id string, leader_id string, cosine_sim_score double, "
         + "".join(f"max_{c.name} {kinds[c.name]}, " for c in rank)
@@ -60,6 +62,7 @@ def match(spark: SparkSession, options: Options, run: Run) -> Record:
     totals = written.agg(*sums, F.count("leader_id").alias("follow")).collect()[0]
     run.storage.write_table(_best(written, rank, totals["follow"] > 0), run.work("matches"))
     return {
+        "engine": engine.name,
         "placements": sum(counts.values()),
         "cells_cut": int((blocks > 1).sum()),
         "pairs_bounded": totals["pairs"] or 0,

@@ -24,7 +24,8 @@ class Options:
     max_rejected_fraction: float
     n_clusters: int | None
     centroids_path: str | None
-    sample_rows_per_cluster: int
+    kmeans_sample_rows: int | str
+    kmeans_workers: int | None
     match_scope: str
     max_guest_copies: float
     max_block_rows: int
@@ -34,6 +35,7 @@ class Options:
     rank_by: tuple[RankColumn, ...]
     seed: int
     overwrite: bool
+    engine: str
 
     @property
     def min_score(self) -> float:
@@ -55,6 +57,8 @@ class Options:
             "max_rejected_fraction",
             "max_guest_copies",
             "max_block_rows",
+            "engine",
+            "kmeans_workers",
         ):
             del fields[name]
         fields["n_clusters"] = self.n_clusters or "auto"
@@ -123,13 +127,26 @@ def parser() -> argparse.ArgumentParser:
         "with --match-scope all it changes the time, and with hard and soft which clip of a group stays",
     )  # fmt: skip
     g.add_argument(
-        "--sample-rows-per-cluster", type=_positive_int, default=256, metavar="N",
-        help="clips per cluster in the sample that k-means is trained on",
+        "--kmeans-sample-rows", type=_sample_rows, default="auto", metavar="N",
+        help="clips that k-means is trained on, all, or auto: 256 for each cluster; "
+        "on the CPU it is trained by the driver, with at most 512 MiB of them as float32",
     )  # fmt: skip
     g.add_argument(
         "--centroids-path", metavar="URI",
         help="use these centroids (.npy, float32, clusters x dimension) instead of training; "
         "sets the number of clusters",
+    )  # fmt: skip
+
+    g = p.add_argument_group("engine")
+    g.add_argument(
+        "--engine", choices=("auto", "cpu", "gpu"), default="auto",
+        help="what computes: gpu with CuPy and spark-rapids-ml on the GPUs that Spark offers, cpu with NumPy and "
+        "FAISS; auto: gpu where there is one. Given the same centroids the results are the same",
+    )  # fmt: skip
+    g.add_argument(
+        "--kmeans-workers", type=_positive_int, metavar="N",
+        help="GPUs that train k-means together; without it all that spark.executor.instances and "
+        "spark.executor.resource.gpu.amount make",
     )  # fmt: skip
 
     g = p.add_argument_group("matching and decisions")
@@ -197,6 +214,10 @@ def _positive_int(text: str) -> int:
 
 def _clusters(text: str) -> int | None:
     return None if text == "auto" else _positive_int(text)
+
+
+def _sample_rows(text: str) -> int | str:
+    return text if text in ("auto", "all") else _positive_int(text)
 
 
 def _non_negative(text: str) -> float:

@@ -7,21 +7,23 @@ from jobs.clustering import read_basis, read_centroids
 from jobs.embeddings import Clips
 from jobs.options import Options
 from jobs.stages import Record, Run
+from udfs.adapters.gpu import Engine
 from udfs.adapters.screening import PLACEMENT_COLUMNS, place_clips
 
 
-def place(spark: SparkSession, options: Options, run: Run) -> Record:
+def place(spark: SparkSession, options: Options, run: Run, engine: Engine) -> Record:
     """Write the placements of all clips (PLACEMENT_COLUMNS) to the run's intermediate tables."""
     basis = read_basis(run)
     if not run.records["clustering"]["two_passes"]:
         basis = basis[:, :0]
     context = spark.sparkContext
-    function = place_clips(context.broadcast(read_centroids(run)), context.broadcast(basis), options.guest_eps)
+    function = place_clips(context.broadcast(read_centroids(run)), context.broadcast(basis), options.guest_eps, engine)
     source = Clips(spark, options, run)
     with source.reading():
         run.storage.write_table(source.map(function, PLACEMENT_COLUMNS), run.work("placements"))
     placed = cells(run).agg(F.sum("homes").alias("rows"), F.sum("guests").alias("guests")).collect()[0]
     return {
+        "engine": engine.name,
         "rows": placed["rows"],
         "guests": placed["guests"],
         "bytes_written": run.storage.size(run.work("placements")),

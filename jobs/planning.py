@@ -28,6 +28,7 @@ _TYPICAL_COORDINATES = 15
 _TRAINING_PASSES = 6  # of all sampled rows: the iterations, and seeding
 _DRIVER = 2  # times the cost of work that only the driver does
 _SAMPLE_PAIRS = 4_000_000
+_ROWS_PER_CLUSTER = 256  # that train k-means, unless told otherwise
 
 _SAMPLE_BYTES = 512 << 20  # of float32 on the driver: half of spark.driver.maxResultSize's default
 LOOK_AT = 20_000  # clips that the basis and the estimates are made from
@@ -53,21 +54,23 @@ def auto_clusters(rows: int, dim: int) -> int:
     per_pair = (_TYPICAL_COORDINATES + 1) * _MULTIPLY + _LOOK
 
     def cost(k: int) -> float:
-        training = 256 * k * (k * per_centroid * _TRAINING_PASSES + 4 * dim * _SHUFFLE_BYTE)
+        training = _ROWS_PER_CLUSTER * k * (k * per_centroid * _TRAINING_PASSES + 4 * dim * _SHUFFLE_BYTE)
         return rows * k * per_centroid + rows * rows / k * 1.5 * per_pair + _DRIVER * training
 
     few = max(1, rows // 16)
     return min((min(few, round(1.1**n)) for n in range(120)), key=cost)
 
 
-def training_rows(clusters: int, options: Options, dim: int) -> int:
-    """How many sampled clips train k-means."""
-    return min(clusters * options.sample_rows_per_cluster, max(_SAMPLE_BYTES // (4 * dim), clusters))
+def training_rows(rows: int, clusters: int, options: Options, dim: int, gpu: bool) -> int:
+    """How many of so many clips train k-means; on GPUs they need not fit the driver."""
+    asked = options.kmeans_sample_rows
+    wanted = rows if asked == "all" else clusters * _ROWS_PER_CLUSTER if asked == "auto" else int(asked)
+    return min(wanted, rows) if gpu else min(wanted, max(_SAMPLE_BYTES // (4 * dim), clusters))
 
 
-def sample_rows(clusters: int, options: Options, dim: int) -> int:
-    """How many clips to sample: those that train k-means, and others to estimate from."""
-    return training_rows(clusters, options, dim) + min(LOOK_AT, _SAMPLE_BYTES // (4 * dim))
+def look_rows(dim: int) -> int:
+    """How many other clips to sample, to estimate from."""
+    return min(LOOK_AT, _SAMPLE_BYTES // (4 * dim))
 
 
 def make_plan(unit: Matrix, placed: Placement, basis: Doubles, rows: int, min_score: float, seed: int) -> Plan:

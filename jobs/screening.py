@@ -9,6 +9,7 @@ from jobs.placement import cells, travelling_by_cell
 from jobs.stages import Record, Run
 from jobs.units import by_unit
 from udfs.adapters.batches import task
+from udfs.adapters.gpu import Engine
 from udfs.adapters.screening import (
     SURVIVOR_COLUMNS,
     UNIT_OF_PLACEMENTS,
@@ -29,7 +30,7 @@ _BITS_PER_KEY = 12
 _FILTER_BITS = 1 << 31  # a Bloom filter of at most 256 MiB
 
 
-def screen(options: Options, run: Run) -> Record:
+def screen(options: Options, run: Run, engine: Engine) -> Record:
     """Write the surviving placements (key, cell) to the run's intermediate tables."""
     if not run.records["clustering"]["two_passes"]:
         return {"skipped": "not needed: all clips are matched in one pass"}
@@ -39,7 +40,7 @@ def screen(options: Options, run: Run) -> Record:
     blocks = blocks_needed(counts, _SKETCH_BLOCKS * options.max_block_rows, clusters)
     found = by_unit(
         _units(run, blocks, m),
-        screen_units(m, clusters, options.min_score),
+        screen_units(m, clusters, options.min_score, engine),
         SURVIVOR_COLUMNS,
         size=sum(n * int(blocks[cell]) for cell, n in counts.items()) * placement_type(m, clusters).itemsize,
     )
@@ -47,6 +48,7 @@ def screen(options: Options, run: Run) -> Record:
     written = run.storage.table(run.work("survivors"), SURVIVOR_COLUMNS)
     total = written.agg(F.count("key").alias("survivors"), F.sum("pairs").alias("pairs")).collect()[0]
     return {
+        "engine": engine.name,
         "placements": sum(counts.values()),
         "cells_cut": int((blocks > 1).sum()),
         "pairs_bounded": total["pairs"] or 0,

@@ -65,6 +65,6 @@ def _ship_udfs(spark: SparkSession) -> None:
     handle, archive = tempfile.mkstemp(prefix="semdedup-udfs-", suffix=".zip")
     atexit.register(Path(archive).unlink, missing_ok=True)
     with os.fdopen(handle, "wb") as file, zipfile.ZipFile(file, "w") as zipped:
-        for module in sorted(package.rglob("*.py")):
-            zipped.write(module, module.relative_to(package.parent))
+        for code in sorted([*package.rglob("*.py"), *package.rglob("*.cu")]):
+            zipped.write(code, code.relative_to(package.parent))
     spark.sparkContext.addPyFile(archive)

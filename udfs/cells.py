@@ -12,6 +12,7 @@ import math
 
 import numpy as np
 
+from udfs.device import beside, chunk_elements, to_host, widened
 from udfs.units import Flags
 from udfs.vectors import (
     Doubles,
@@ -39,6 +40,10 @@ class Placement:
     near_rows: Indices  # (e,) ascending; row near_rows[i] is near the border to cell near_cells[i]
     near_cells: Indices
     visits: Flags  # (e,) near enough to be a guest there
+
+    def on_host(self) -> "Placement":
+        """The same in NumPy."""
+        return Placement(*(to_host(getattr(self, field.name)) for field in dataclasses.fields(self)))
 
     @property
     def guest_rows(self) -> Indices:
@@ -81,15 +86,15 @@ class Cells:
         """
         x_sq = squared_norms(vectors) if x_sq is None else x_sq
         unit = unit_rows(vectors, x_sq) if unit is None else unit
-        home = np.empty(len(vectors), np.int64)
+        home = np.empty(len(vectors), np.int64, like=vectors)
         found = [(home[:0], home[:0], home[:0] > 0)]
-        step = max(1, _BLOCK_ELEMENTS // len(self.centroids))
+        step = max(1, chunk_elements(vectors, _BLOCK_ELEMENTS) // len(self.centroids))
         for start in range(0, len(vectors), step):
             rows = slice(start, start + step)
             home[rows], i, j, visits = self._place_block(vectors[rows], x_sq[rows], unit[rows], 2 if near else 1)
             found.append((i + start, j, visits))
         with np.errstate(invalid="ignore"):  # a zero centroid has no direction: 0 / 0
-            cos = cosines(vectors, np.arange(len(vectors)), self.centroids, home, x_sq, self._c_sq)
+            cos = cosines(vectors, np.arange(len(vectors), like=vectors), self.centroids, home, x_sq, self._c_sq)
         near_rows, near_cells, visits = (np.concatenate(part) for part in zip(*found, strict=True))
         return Placement(home, 1.0 - np.nan_to_num(cos), near_rows, near_cells, visits)
 
@@ -106,15 +111,15 @@ class Cells:
         value = screen[i, j]
 
         near = value >= floor[i]
-        home = np.empty(len(x), np.int64)
+        home = np.empty(len(x), np.int64, like=x)
         near_i, near_j = i[near], j[near]
         home[near_i] = near_j
         if len(near_i) > len(x):  # close calls: more than one candidate for some row
             close = np.bincount(near_i, minlength=len(x))[near_i] > 1
             near_i, near_j = near_i[close], near_j[close]
             exact = pair_dots(x, near_i, self.centroids, near_j) / np.sqrt(x_sq[near_i]) - self._c_sq[near_j] / 2
-            near_i, near_j, _ = best_per_row(near_i, near_j, exact)
-            home[near_i] = near_j
+            best_i, best_j, _ = best_per_row(*(to_host(part) for part in (near_i, near_j, exact)))
+            home[beside(x, best_i)] = beside(x, best_j)
         if not self._guests:
             return home, i[:0], j[:0], i[:0] > 0
 
@@ -133,7 +138,7 @@ class Cells:
         return gaps
 
     def _all_gaps(self) -> Matrix:
-        c = self.centroids.astype(np.float64)
+        c = widened(self.centroids)
         squared = self._c_sq[:, None] + self._c_sq - 2 * (c @ c.T)
         gaps = np.sqrt(np.maximum(squared, 0) + 1e-12 * self._c_sq.max()).astype(np.float32)
         table: Matrix = np.nextafter(gaps, np.float32(np.inf))

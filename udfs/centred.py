@@ -1,7 +1,10 @@
 """Cosines of rows that lie closer together than float32 can tell unit rows apart."""
 
+import math
+
 import numpy as np
 
+from udfs.device import chunk_elements
 from udfs.vectors import Doubles, Indices, Matrix, screen_margin, unit_doubles
 
 _REACH = 4  # times the median distance from the centre; rows beyond are not of the group
@@ -13,11 +16,11 @@ _CHUNK_ROWS = 1024
 def centre_of(x: Matrix, x_sq: Doubles, rows: Indices) -> Indices:
     """The one of a few of these rows of x (n, d) that most of them lie close to, or none."""
     unit = unit_doubles(x, x_sq, rows)
-    some = np.arange(0, len(rows), -(-len(rows) // _CANDIDATES))
-    middle = np.median(unit @ unit[some].T, axis=0)
-    best = np.argmax(middle)
-    close = _REACH * np.sqrt(max(2 - 2 * middle[best], 0)) <= _CLOSE
-    return rows[some[best : best + 1]] if close else rows[:0]
+    step = -(-len(rows) // _CANDIDATES)
+    middle = np.median(unit @ unit[::step].T, axis=0)
+    best = int(np.argmax(middle))
+    close = _REACH * math.sqrt(max(2 - 2 * float(middle[best]), 0)) <= _CLOSE
+    return rows[best * step : best * step + 1] if close else rows[:0]
 
 
 class Centred:
@@ -29,11 +32,12 @@ class Centred:
 
     def __init__(self, x: Matrix, x_sq: Doubles, centre: int) -> None:
         self._x, self._x_sq = x, x_sq
-        self._off = np.empty(x.shape, np.float32)
-        self._along, self._distance = np.empty(len(x)), np.empty(len(x))
-        c = unit_doubles(x, x_sq, np.array([centre]))[0]
-        for start in range(0, len(x), _CHUNK_ROWS):
-            rows = slice(start, start + _CHUNK_ROWS)
+        self._off = np.empty(x.shape, np.float32, like=x)
+        self._along, self._distance = np.empty((2, len(x)), like=x)
+        c = unit_doubles(x, x_sq, slice(centre, centre + 1))[0]
+        step = chunk_elements(x, _CHUNK_ROWS * x.shape[1]) // x.shape[1]
+        for start in range(0, len(x), step):
+            rows = slice(start, start + step)
             unit = unit_doubles(x, x_sq, rows)
             off = unit - c
             self._off[rows] = off

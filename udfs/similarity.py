@@ -1,18 +1,25 @@
 """The match of each clip: the most similar clip that is earlier in rank."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
+from udfs import tensor_screen
 from udfs.centred import Centred, centre_of
+from udfs.device import beside, to_gpu, to_host
+from udfs.parts import in_parts
 from udfs.sketches import coordinate_margin, coordinates
-from udfs.units import Flags, sweeps, tiles
+from udfs.tensor_screen import half_margin, halved, list_pairs
+from udfs.units import Sweep, Unit, among, halves, kinds_of, pairs_of, sweeps_of, tiles
 from udfs.vectors import (
     Doubles,
     Indices,
     Matrix,
     cosines,
+    first_of_best,
     first_of_equal_rows,
+    raise_best,
     round_down,
     screen_margin,
     squared_norms,
@@ -21,58 +28,110 @@ from udfs.vectors import (
 )
 
 TILE_ROWS = 512  # a float32 tile of 1 MiB stays in a core's cache
+GPU_TILE_ROWS = 2048  # enough to keep a GPU busy
 
 _DENSE = 32  # a tile with more than one candidate in so many pairs is cheaper computed in full
 _CENTRES = 2  # in a row of tiles: each costs as much as a few tiles
 _PENDING = 1 << 18  # candidate pairs to gather before they are scored
+_ROW_COPIES = 4  # of a float32 row, on a GPU: as it came, without copies, as a unit row, and of some in float64
+_LISTED = 1 << 22  # candidate pairs that a GPU lists at once
 
 
 def match_earlier(
     vectors: Matrix,
     min_score: float,
     basis: Doubles | None = None,
-    home: Flags | None = None,
-    second: Flags | None = None,
+    units: Sequence[Unit] | None = None,
     tile_rows: int = TILE_ROWS,
 ) -> tuple[Indices, Doubles, dict[str, int]]:
-    """For each row the best-scoring row before it, exactly as float64 brute force finds it.
+    """For each row the best-scoring earlier row of its unit, exactly as float64 brute force finds it.
 
-    vectors: (n, d) float32 in rank order, no zero row. home and second say which rows a unit compares, as for
-    `sweeps`; without them all are. basis: (d, m) float64 with orthonormal columns, for the screen; without
-    columns, or without a basis, every tile is computed in full.
+    vectors: (n, d) float32 without a zero row: the rows of the units, one unit after the other, each in rank order;
+    without units all rows are one, and all compared. basis: (d, m) float64 with orthonormal columns, for the screen;
+    without columns, or without a basis, every tile is computed in full.
 
     Returns the row number of the match, (n,) int64 with -1 for none; its cosine, (n,) float64 with NaN for none;
     and counts of the work: `pairs` bounded, `scored` in float64. A match scores at least `min_score`; of equal
     scores the earliest row wins. Memory beside the input: three float32 copies of it and a few tiles.
     """
+    units = [Unit(np.ones(len(vectors), bool))] if units is None else units
+    return match_sweeps(vectors, min_score, basis, sweeps_of(units), kinds_of(units), tile_rows)
+
+
+def match_sweeps(
+    vectors: Matrix,
+    min_score: float,
+    basis: Doubles | None,
+    sweeps: Sequence[Sweep],
+    kinds: Indices,
+    tile_rows: int = TILE_ROWS,
+) -> tuple[Indices, Doubles, dict[str, int]]:
+    """The same for any sweeps, where rows of one of the kinds (n,) are compared with the same rows.
+
+    vectors and basis may lie on a GPU; all else, the result too, is on the host.
+    """
     n = len(vectors)
     basis = np.empty((vectors.shape[1], 0)) if basis is None else basis
     x_sq = squared_norms(vectors)
-    first = first_of_equal_rows(vectors, x_sq)
-    home = np.ones(n, bool) if home is None else home
-    # Equal rows have equal scores, so of those compared with the same rows the first matches for all.
-    kind = home.astype(np.int64) + (0 if second is None else 2 * second.astype(np.int64))
-    _, first_of_kind, group = np.unique(4 * first + kind, return_index=True, return_inverse=True)
-    first = first_of_kind[group]
-    leaders = np.flatnonzero(first == np.arange(n))
-    if len(leaders) == n:
-        return _Matcher(vectors, x_sq, min_score, basis).run(home, second, tile_rows)
+    leader = _leaders(to_host(first_of_equal_rows(vectors, x_sq)), kinds)
+    leads = leader == np.arange(n)
+    if leads.all():
+        return _Matcher(vectors, x_sq, min_score, basis).run(sweeps, tile_rows)
 
-    found = _Matcher(vectors[leaders], x_sq[leaders], min_score, basis)
-    leader_match, leader_score, counts = found.run(
-        home[leaders], None if second is None else second[leaders], tile_rows
+    leaders = np.flatnonzero(leads)
+    kept = beside(vectors, leaders)
+    leader_match, leader_score, counts = _Matcher(vectors[kept], x_sq[kept], min_score, basis).run(
+        among(sweeps, leads), tile_rows
     )
     match = np.full(n, -1, np.int64)
     score = np.full(n, np.nan)
     matched = leader_match >= 0
     match[leaders[matched]] = leaders[leader_match[matched]]
     score[leaders] = leader_score
-    followers = np.flatnonzero(first != np.arange(n))
-    leader = first[followers]
+    followers = np.flatnonzero(~leads)
+    leader = leader[followers]
     # A follower scores 1 with its leader, and with the leader's own match where that scores 1 as well.
     match[followers] = np.where(score[leader] == 1.0, match[leader], leader)
     score[followers] = 1.0
     return match, score, counts
+
+
+def match_on_gpu(
+    vectors: Matrix | NDArray[np.float16], min_score: float, basis: Doubles, units: Sequence[Unit]
+) -> tuple[Indices, Doubles, dict[str, int]]:
+    """The same as `match_earlier`, on the current GPU, in as many parts as its memory asks for.
+
+    vectors and basis lie on the host; vectors may be float16.
+    """
+    n, dim = vectors.shape
+    match, score = np.full(n, -1, np.int64), np.full(n, np.nan)
+    total = {"pairs": 0, "scored": 0}
+    sweeps, kinds, axes = sweeps_of(units), kinds_of(units), to_gpu(basis)
+
+    def work(rows: Indices, part: list[Sweep]) -> None:
+        x = to_gpu(vectors if len(rows) == n else vectors[rows]).astype(np.float32)
+        part_match, part_score, counts = match_sweeps(x, min_score, axes, part, kinds[rows], GPU_TILE_ROWS)
+        earlier = np.where(part_match >= 0, rows[part_match], n)
+        before = np.where(match[rows] >= 0, match[rows], n)
+        better = (part_match >= 0) & ~(part_score < score[rows])
+        better &= (part_score != score[rows]) | (earlier < before)
+        match[rows[better]], score[rows[better]] = earlier[better], part_score[better]
+        for name, count in counts.items():
+            total[name] += count
+
+    in_parts(sweeps, n, _ROW_COPIES * 4 * dim + 16 * basis.shape[1] + 128, work)
+    return match, score, total
+
+
+def _leaders(first: Indices, kinds: Indices) -> Indices:
+    """Of equal rows, given by the first of them, the first of each kind: it matches for all of that kind."""
+    leader = np.arange(len(first))
+    copies = np.flatnonzero(first != leader)
+    alike = np.union1d(copies, first[copies])
+    keys = np.stack([first[alike], kinds[alike]], axis=1)
+    _, first_of_kind, group = np.unique(keys, axis=0, return_index=True, return_inverse=True)
+    leader[alike] = alike[first_of_kind[group.reshape(-1)]]
+    return leader
 
 
 class _Matcher:
@@ -84,37 +143,67 @@ class _Matcher:
         self._screened = basis.shape[1] > 0
         self._coordinates = coordinates(self._unit, basis) if self._screened else self._unit[:, :0]
         self._floor = round_down(np.float64(min_score - coordinate_margin(basis.shape[1])))
-        self._match = np.full(len(x), -1, np.int64)
-        self._score = np.full(len(x), min_score)
+        self._match = np.full_like(x_sq, len(x), np.int64)  # beyond all rows: none
+        self._score = np.full_like(x_sq, min_score)
         self._counts = {"pairs": 0, "scored": 0}
         self._pending: list[tuple[Indices, Indices]] = []
         self._centred: Centred | None = None
         self._centres_left = _CENTRES  # for this row of tiles
 
-    def run(self, home: Flags, second: Flags | None, tile_rows: int) -> tuple[Indices, Doubles, dict[str, int]]:
-        for rows, cols in sweeps(home, second):
-            triangle = rows is cols
-            a = self._coordinates[rows]
-            b = a if triangle else self._coordinates[cols]
-            for i, j in tiles(len(rows), len(cols), triangle, tile_rows):
-                if j.start == 0:
-                    self._centres_left = _CENTRES
-                diagonal = triangle and i == j
-                self._counts["pairs"] += (i.stop - i.start) * (j.stop - j.start) // (2 if diagonal else 1)
-                if self._screened:
-                    bound = a[i] @ b[j].T
-                    if diagonal:
-                        bound[np.triu_indices(len(bound))] = -np.inf
-                    if bound.max(initial=-np.inf) < self._floor:
-                        continue
-                    hits = np.flatnonzero(bound >= self._floor)
-                    if len(hits) * _DENSE <= bound.size:
-                        p, q = np.divmod(hits, bound.shape[1])
-                        self._add(rows[i][p], cols[j][q])
-                        continue
-                self._dense(rows[i], cols[j], diagonal)
+    def run(self, sweeps: Sequence[Sweep], tile_rows: int) -> tuple[Indices, Doubles, dict[str, int]]:
+        self._counts["pairs"] = sum(map(pairs_of, sweeps))
+        if tensor_screen.usable(self._x, self._coordinates.shape[1] - 1):
+            self._on_tensor_cores(sweeps)
+        else:
+            for sweep in sweeps:
+                self._by_tiles(sweep, tile_rows)
         self._settle()
-        return self._match, np.where(self._match >= 0, self._score, np.nan), self._counts
+        match, score = to_host(self._match), to_host(self._score)
+        matched = match < len(match)
+        return np.where(matched, match, -1), np.where(matched, score, np.nan), self._counts
+
+    def _on_tensor_cores(self, sweeps: Sequence[Sweep]) -> None:
+        """Many sweeps at once; those with too many candidates to list are cut, down to tiles computed in full."""
+        codes = halved(self._coordinates)
+        floor = float(self._floor) - half_margin(self._coordinates.shape[1] - 1)
+        left = [list(sweeps)]
+        while left:
+            part = left.pop()
+            found = list_pairs(codes, part, floor, _LISTED)
+            if len(part) == 1 and max(map(len, part[0])) <= GPU_TILE_ROWS:
+                rows, cols = part[0]
+                if found is None or len(found[0]) * _DENSE > pairs_of(part[0]):
+                    self._centres_left = _CENTRES
+                    self._dense(beside(self._x, rows), beside(self._x, cols), rows is cols)
+                    continue
+            if found is None:
+                left += halves(part)
+            else:
+                self._add(*found)
+
+    def _by_tiles(self, sweep: Sweep, tile_rows: int) -> None:
+        triangle = sweep[0] is sweep[1]
+        rows = beside(self._x, sweep[0])
+        cols = rows if triangle else beside(self._x, sweep[1])
+        a = self._coordinates[rows]
+        b = a if triangle else self._coordinates[cols]
+        for i, j in tiles(len(rows), len(cols), triangle, tile_rows):
+            if j.start == 0:
+                self._centres_left = _CENTRES
+            diagonal = triangle and i == j
+            if self._screened:
+                bound = a[i] @ b[j].T
+                if diagonal:
+                    own = np.arange(len(bound), like=bound)
+                    bound[own[:, None] <= own] = -np.inf
+                if bound.max() < self._floor:
+                    continue
+                hits = np.flatnonzero(bound >= self._floor)
+                if len(hits) * _DENSE <= bound.size:
+                    p, q = np.divmod(hits, bound.shape[1])
+                    self._add(rows[i][p], cols[j][q])
+                    continue
+            self._dense(rows[i], cols[j], diagonal)
 
     def _add(self, i: Indices, j: Indices) -> None:
         """Pairs that may match, to be scored with others."""
@@ -133,14 +222,10 @@ class _Matcher:
         self._counts["scored"] += len(i)
         later, earlier = np.maximum(i, j), np.minimum(i, j)
         score = cosines(self._x, later, self._x, earlier, self._x_sq, self._x_sq)
-        better = (score > self._score[later]) | (
-            (score == self._score[later]) & ((self._match[later] < 0) | (earlier < self._match[later]))
-        )
-        later, earlier, score = later[better], earlier[better], score[better]
-        order = np.lexsort((earlier, -score, later))
-        later, earlier, score = later[order], earlier[order], score[order]
-        first = np.flatnonzero(np.r_[True, later[1:] != later[:-1]][: len(later)])
-        self._match[later[first]], self._score[later[first]] = earlier[first], score[first]
+        before = self._score.copy()
+        raise_best(self._score, later, score)
+        np.copyto(self._match, len(self._match), where=self._score > before)
+        first_of_best(self._match, later, earlier, score, self._score)
 
     def _dense(self, rows: Indices, cols: Indices, diagonal: bool) -> None:
         """A tile in full: only the pairs that may be the best of their later row are scored.
@@ -152,7 +237,7 @@ class _Matcher:
             p, q = self._candidates(product, rows, cols, margin)
             if not diagonal:
                 t, s = self._candidates(product.T, cols, rows, margin)
-                p, q = np.r_[p, s], np.r_[q, t]
+                p, q = np.concatenate([p, s]), np.concatenate([q, t])
             if len(p) * _DENSE <= product.size:
                 break
         self._add(rows[p], cols[q])
@@ -192,5 +277,5 @@ class _Matcher:
 
     def _bar(self, rows: Indices, others: Indices) -> Doubles:
         """The score each row has to reach; a row that has 1 from an earlier row than all of these is done."""
-        done = (self._score[rows] == 1.0) & (self._match[rows] >= 0) & (self._match[rows] < others[0])
+        done = (self._score[rows] == 1.0) & (self._match[rows] < others[0])
         return np.where(done, 2.0, self._score[rows])

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from udfs.device import chunk_elements
 from udfs.vectors import Doubles, Matrix
 
 Codes = np.ndarray[Any, np.dtype[np.int16]]
@@ -33,7 +34,7 @@ def principal_basis(unit: Matrix) -> Doubles:
 
 def sketch(unit: Matrix, basis: Doubles) -> Codes:
     """Sketches of unit rows (n, d): (n, m + 1) int16, coordinates in units of 1 / SCALE and the rest's norm."""
-    codes = np.empty((len(unit), basis.shape[1] + 1), np.int16)
+    codes = np.empty((len(unit), basis.shape[1] + 1), np.int16, like=unit)
     for rows, x, p in _rotated(unit, basis):
         rounded = np.rint(p * SCALE)
         codes[rows, :-1] = rounded
@@ -43,7 +44,7 @@ def sketch(unit: Matrix, basis: Doubles) -> Codes:
 
 def coordinates(unit: Matrix, basis: Doubles) -> Matrix:
     """The same in full precision: (n, m + 1) float32."""
-    out = np.empty((len(unit), basis.shape[1] + 1), np.float32)
+    out = np.empty((len(unit), basis.shape[1] + 1), np.float32, like=unit)
     for rows, x, p in _rotated(unit, basis):
         out[rows, :-1] = p
         rest = _rest(x, p, out[rows, :-1].astype(np.float64))
@@ -53,8 +54,9 @@ def coordinates(unit: Matrix, basis: Doubles) -> Matrix:
 
 def _rotated(unit: Matrix, basis: Doubles) -> Iterator[tuple[slice, Doubles, Doubles]]:
     """Some rows after the other, in float64: which they are, they, and their coordinates."""
-    for start in range(0, len(unit), _CHUNK_ROWS):
-        rows = slice(start, start + _CHUNK_ROWS)
+    step = chunk_elements(unit, _CHUNK_ROWS * unit.shape[1]) // unit.shape[1]
+    for start in range(0, len(unit), step):
+        rows = slice(start, start + step)
         x = unit[rows].astype(np.float64)
         yield rows, x, x @ basis
 

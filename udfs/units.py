@@ -5,7 +5,7 @@ blocks, and a unit is a pair of blocks (a, b), a <= b: the pairs with one clip i
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,24 +37,92 @@ class Borders:
             yield rows[left:right], group
 
 
-def sweeps(home: Flags, second: Flags | None = None, borders: Borders | None = None) -> list[Sweep]:
-    """What a unit of n rows compares.
+@dataclasses.dataclass(frozen=True)
+class Unit:
+    """The n rows of a unit, and which of them it compares."""
 
-    home: (n,) whether a row is at home in the cell; second: (n,) whether it lies in the second of two blocks, or
-    None where the unit is one block. With borders a guest is compared only with those near the border to its home.
-    """
-    if second is None:
-        homes = np.flatnonzero(home)
-        found, visits = [(homes, homes)], [(home, np.flatnonzero(~home))]
-    else:
-        found = [(np.flatnonzero(home & ~second), np.flatnonzero(home & second))]
-        visits = [(home & ~second, np.flatnonzero(~home & second)), (home & second, np.flatnonzero(~home & ~second))]
-    for homes_there, guests in visits:
-        if borders is None:
-            found.append((np.flatnonzero(homes_there), guests))
+    home: Flags  # (n,) whether a row is at home in the cell
+    second: Flags | None = None  # (n,) whether it lies in the second of two blocks; None where the unit is one block
+    borders: Borders | None = None  # with them a guest is compared only with those near the border to its home
+
+    @property
+    def kinds(self) -> Indices:
+        """(n,) alike for rows that are compared with the same rows, borders aside."""
+        kinds: Indices = self.home.astype(np.int64)
+        return kinds if self.second is None else kinds + 2 * self.second.astype(np.int64)
+
+    def sweeps(self) -> list[Sweep]:
+        """What is compared with what."""
+        home, second = self.home, self.second
+        if second is None:
+            homes = np.flatnonzero(home)
+            found, visits = [(homes, homes)], [(home, np.flatnonzero(~home))]
         else:
-            found += borders.sweeps(homes_there, guests)
-    return [(rows, cols) for rows, cols in found if len(rows) and len(cols)]
+            ours, theirs = home & ~second, home & second
+            found = [(np.flatnonzero(ours), np.flatnonzero(theirs))]
+            visits = [(ours, np.flatnonzero(~home & second)), (theirs, np.flatnonzero(~home & ~second))]
+        for homes_there, guests in visits:
+            if self.borders is None:
+                found.append((np.flatnonzero(homes_there), guests))
+            else:
+                found += self.borders.sweeps(homes_there, guests)
+        return [(rows, cols) for rows, cols in found if len(rows) and len(cols)]
+
+
+def sweeps_of(units: Sequence[Unit]) -> list[Sweep]:
+    """The sweeps of units whose rows lie one unit after the other."""
+    found: list[Sweep] = []
+    first = 0
+    for unit in units:
+        for rows, cols in unit.sweeps():
+            moved = rows + first
+            found.append((moved, moved if rows is cols else cols + first))
+        first += len(unit.home)
+    return found
+
+
+def kinds_of(units: Sequence[Unit]) -> Indices:
+    """The kinds of their rows, different in each unit."""
+    return np.concatenate([4 * n + unit.kinds for n, unit in enumerate(units)])
+
+
+def pairs_of(sweep: Sweep) -> int:
+    """How many pairs it compares."""
+    rows, cols = sweep
+    return len(rows) * (len(rows) - 1) // 2 if rows is cols else len(rows) * len(cols)
+
+
+def among(sweeps: Sequence[Sweep], some: Flags) -> list[Sweep]:
+    """The sweeps of some rows among themselves, these rows numbered anew."""
+    number = np.cumsum(some) - 1
+    found: list[Sweep] = []
+    for rows, cols in sweeps:
+        a = number[rows[some[rows]]]
+        b = a if rows is cols else number[cols[some[cols]]]
+        if len(a) and len(b):
+            found.append((a, b))
+    return found
+
+
+def halves(sweeps: Sequence[Sweep]) -> tuple[list[Sweep], list[Sweep]]:
+    """The same pairs in two lists, about half of the rows in each; one sweep is cut along its longer side.
+
+    A triangle becomes two triangles and what lies between them. Raises ValueError for a single pair.
+    """
+    if len(sweeps) > 1:
+        middle = len(sweeps) // 2
+        return list(sweeps[:middle]), list(sweeps[middle:])
+    ((rows, cols),) = sweeps
+    if pairs_of(sweeps[0]) < 2:
+        raise ValueError("a single pair cannot be cut")
+    if rows is cols:
+        upper, lower = np.split(rows, [len(rows) // 2])
+        return [(upper, upper), (lower, lower)], [(lower, upper)]
+    if len(rows) < len(cols):
+        left, right = np.split(cols, [len(cols) // 2])
+        return [(rows, left)], [(rows, right)]
+    upper, lower = np.split(rows, [len(rows) // 2])
+    return [(upper, cols)], [(lower, cols)]
 
 
 def tiles(rows: int, cols: int, triangle: bool, size: int) -> Iterator[tuple[slice, slice]]:
@@ -79,7 +147,7 @@ def cut(keys: Indices, cells: Indices, blocks: Indices) -> tuple[Indices, Indice
     """The units that n placements take part in, where a cell has blocks[cell] blocks.
 
     keys: (n,) int64 of the clips, at random, which choose the block; cells: (n,), those below zero in one block.
-    Returns the placement's number, the blocks a and b of the unit, and `second` as for `sweeps`, (u,) each: a
+    Returns the placement's number, the blocks a and b of the unit, and `second` as for `Unit`, (u,) each: a
     placement is in the unit of its own block and in those with each other block of its cell.
     """
     count = np.where(cells < 0, 1, blocks[np.maximum(cells, 0)])

@@ -1,4 +1,7 @@
-"""Embeddings as matrices: packed columns, squared norms, exact cosines, and the float32 screen's margin."""
+"""Embeddings as matrices: packed columns, squared norms, exact cosines, and the float32 screen's margin.
+
+Matrices may lie on the host or on a GPU; packed columns lie on the host.
+"""
 
 from typing import Any
 
@@ -6,12 +9,15 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from udfs.device import beside, chunk_elements, contiguous, launch, on_host, widened
+
 Matrix = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 Indices = NDArray[np.int64]
 
 _CHUNK_ELEMENTS = 1 << 17  # float64 copies of this many elements stay in a core's cache
-_EINSUM_COLUMNS = 4096  # beyond its buffer of 8192 elements einsum adds in an order that depends on the batch
+_ODD = 0x1E3779B97F4A7C15  # mixes two keys into one
+LANES = 128  # of a product in float64: sums that are kept apart until the end
 
 
 def pack(rows: NDArray[Any]) -> pa.LargeBinaryArray:
@@ -37,6 +43,11 @@ def unpack(packed: pa.Array, dim: int) -> Matrix:
 
     Raises ValueError when a value has another length.
     """
+    return packed_rows(packed, dim).astype(np.float32, copy=False)
+
+
+def packed_rows(packed: pa.Array, dim: int) -> NDArray[Any]:
+    """The same as they come, (n, dim) float16 or float32, mostly without copying them."""
     packed = packed.cast(pa.large_binary())
     offsets = np.frombuffer(packed.buffers()[1], np.int64, len(packed) + 1, packed.offset * 8)
     if len(packed) == 0:
@@ -44,7 +55,7 @@ def unpack(packed: pa.Array, dim: int) -> Matrix:
     for dtype in (np.dtype("<f4"), np.dtype("<f2")):
         if np.all(np.diff(offsets) == dim * dtype.itemsize):
             values = np.frombuffer(packed.buffers()[2], dtype, len(packed) * dim, int(offsets[0]))
-            return values.reshape(len(packed), dim).astype(np.float32, copy=False)
+            return values.reshape(len(packed), dim)
     return np.stack([_unpack_row(value.as_py(), dim) for value in packed])
 
 
@@ -65,24 +76,46 @@ def _unpack_row(value: bytes, dim: int) -> Matrix:
 
 def dots(x: Matrix, y: Matrix) -> Doubles:
     """Row-wise dot products of two (n, d) matrices, in float64."""
-    rows = np.arange(len(x))
+    rows = np.arange(len(x), like=x)
     return pair_dots(x, rows, y, rows)
 
 
 def pair_dots(x: Matrix, i: Indices, y: Matrix, j: Indices) -> Doubles:
     """x[i]·y[j] in float64 for (p,) row numbers i of x (n, d) and j of y (m, d), both float32.
 
-    The order of the additions depends on d alone, so a pair has the same product in whatever batch it comes.
+    A pair has the same product to the last bit in whatever batch, on whatever processor: products of float32 are
+    exact in float64, and they are added in one order. Lane l of `LANES` adds up the products l, l + LANES, ... from
+    the first to the last; then the second half of the lanes is added to the first, until one is left.
     """
-    out = np.zeros(len(i), np.float64)
+    out = np.empty(len(i), np.float64, like=x)
+    if not on_host(x):
+        rows = (contiguous(part) for part in (x, i, y, j))
+        args = (*rows, np.int32(x.shape[1]), np.int64(len(i)), out)
+        launch("pair_dots", 16, min(-(-len(i) // 8), 1 << 20), 256, args)
+        return out
     step = max(1, _CHUNK_ELEMENTS // max(x.shape[1], 1))
     for start in range(0, len(i), step):  # in chunks, so that the gathered float64 rows never add up
         part = slice(start, start + step)
-        a, b = x[i[part]], y[j[part]]
-        for left in range(0, x.shape[1], _EINSUM_COLUMNS):
-            cols = slice(left, left + _EINSUM_COLUMNS)
-            out[part] += np.einsum("ij,ij->i", a[:, cols].astype(np.float64), b[:, cols].astype(np.float64))
+        out[part] = _row_dots(x[i[part]].astype(np.float64), y[j[part]].astype(np.float64))
     return out
+
+
+def _row_dots(a: Doubles, b: Doubles) -> Doubles:
+    """The rows' products with one another, in the order of `pair_dots`."""
+    n, dim = a.shape
+    whole = dim - dim % LANES
+    if whole == 0:
+        lanes = a * b
+    else:  # l is contiguous, so einsum adds along t, one after the other
+        by_lane = (n, -1, LANES)
+        lanes = np.einsum("ntl,ntl->nl", a[:, :whole].reshape(by_lane), b[:, :whole].reshape(by_lane))
+        lanes[:, : dim - whole] += a[:, whole:] * b[:, whole:]
+    width = min(dim, LANES)
+    while width > 1:
+        half = 1 << ((width - 1).bit_length() - 1)
+        lanes[:, : width - half] += lanes[:, half:width]
+        width = half
+    return lanes[:, 0]
 
 
 def squared_norms(x: Matrix) -> Doubles:
@@ -101,8 +134,8 @@ def cosines(x: Matrix, i: Indices, y: Matrix, j: Indices, x_sq: Doubles, y_sq: D
 
 def unit_rows(x: Matrix, x_sq: Doubles) -> Matrix:
     """The rows of x (n, d) divided by their norms in float64, rounded to float32."""
-    unit = np.empty(x.shape, np.float32)
-    step = max(1, _CHUNK_ELEMENTS // max(x.shape[1], 1))
+    unit = np.empty(x.shape, np.float32, like=x)
+    step = max(1, chunk_elements(x, _CHUNK_ELEMENTS) // max(x.shape[1], 1))
     for start in range(0, len(x), step):  # in chunks, so that no float64 copy of all of x is made
         rows = slice(start, start + step)
         unit[rows] = unit_doubles(x, x_sq, rows)
@@ -111,7 +144,7 @@ def unit_rows(x: Matrix, x_sq: Doubles) -> Matrix:
 
 def unit_doubles(x: Matrix, x_sq: Doubles, rows: Indices | slice) -> Doubles:
     """Some rows of x (n, d) divided by their norms, in float64."""
-    unit: Doubles = x[rows] / np.sqrt(x_sq[rows])[:, None]
+    unit: Doubles = widened(x[rows]) / np.sqrt(x_sq[rows])[:, None]
     return unit
 
 
@@ -131,18 +164,19 @@ def first_of_equal_rows(x: Matrix, x_sq: Doubles) -> Indices:
     Rows meet by their squared norms x_sq (n,), then by their products with one fixed random vector. Where two
     different rows share both, the later one's copies may stay apart, which costs time and never correctness.
     """
-    own = np.arange(len(x), dtype=np.int64)
+    own = np.arange(len(x), dtype=np.int64, like=x)
     _, group, size = np.unique(x_sq, return_inverse=True, return_counts=True)
     twins = np.flatnonzero(size[group] > 1)
     if len(twins) == 0:
         return own
     probe = np.random.default_rng(0).standard_normal((1, x.shape[1]), dtype=np.float32)
-    keys = np.stack([x_sq[twins], pair_dots(x, twins, probe, np.zeros_like(twins))], axis=1)
-    _, first, group = np.unique(keys, axis=0, return_index=True, return_inverse=True)
-    candidate = twins[first[group.reshape(-1)]]
+    product = pair_dots(x, twins, beside(x, probe), np.zeros_like(twins))
+    keys = x_sq[twins].view(np.int64) * np.int64(_ODD) ^ product.view(np.int64)
+    _, first, group = np.unique(keys, return_index=True, return_inverse=True)
+    candidate = twins[first[group]]
     later = candidate != twins
     twins, candidate = twins[later], candidate[later]
-    step = max(1, _CHUNK_ELEMENTS // max(x.shape[1], 1))
+    step = max(1, chunk_elements(x, _CHUNK_ELEMENTS) // max(x.shape[1], 1))
     bits = x.view(np.uint32)
     for start in range(0, len(twins), step):
         rows, firsts = twins[start : start + step], candidate[start : start + step]
@@ -162,6 +196,24 @@ def best_per_row(rows: Indices, cols: Indices, scores: Doubles) -> tuple[Indices
     is_best = scores == np.repeat(best, np.diff(np.r_[starts, len(rows)]))
     best_rows, first = np.unique(rows[is_best], return_index=True)
     return best_rows, cols[is_best][first], best
+
+
+def raise_best(best: Doubles, rows: Indices, scores: Doubles) -> None:
+    """Raise best (n,) to the highest of the scores (p,) of each of the rows (p,) named."""
+    if on_host(best):
+        np.maximum.at(best, rows, scores)
+    elif len(rows):
+        launch("raise_best", 16, -(-len(rows) // 256), 256, (rows, scores, np.int64(len(rows)), best))
+
+
+def first_of_best(first: Indices, rows: Indices, cols: Indices, scores: Doubles, best: Doubles) -> None:
+    """Lower first (n,) to the lowest column of the pairs (p,) that have the best score (n,) of their row."""
+    if on_host(first):
+        equal = scores == best[rows]
+        np.minimum.at(first, rows[equal], cols[equal])
+    elif len(rows):
+        args = (rows, cols, scores, np.int64(len(rows)), best, first)
+        launch("first_of_best", 16, -(-len(rows) // 256), 256, args)
 
 
 def round_down(x: Doubles | Matrix | np.float64, dtype: Any = np.float32) -> Any:

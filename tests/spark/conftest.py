@@ -20,6 +20,7 @@ from jobs.options import Options, parse
 from jobs.stages import Run
 
 CONF = Path(__file__).parents[2] / "conf" / "local"
+EMULATION = Path(__file__).parents[1] / "emulation"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -33,6 +34,7 @@ def spark() -> Iterator[SparkSession]:
     os.environ["SPARK_CONF_DIR"] = str(CONF)
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     builder = SparkSession.builder.master("local[2]").config("spark.driver.memory", "2g")
+    builder = builder.config("spark.executorEnv.PYTHONPATH", str(EMULATION))  # for those that ask for CuPy
     session = builder.config("spark.sql.shuffle.partitions", "4").getOrCreate()
     yield session
     session.stop()

@@ -134,7 +134,7 @@ def test_the_cut_into_partitions_changes_nothing(tmp_path: Path, run_job: RunJob
     results: list[Result] = []
     for files in (1, 7, 64):
         source = write_parquet(tmp_path / f"in{files}", ids, rows, files)
-        flags = ("--files-per-partition", "1", "--sample-rows-per-cluster", "30")  # a real sample: 600 of 1,200
+        flags = ("--files-per-partition", "1", "--kmeans-sample-rows", "600")  # of 1,200
         results.append(run_job(source, *FLAGS, *flags, output=f"out{files}"))
     for other in results[1:]:
         for name in ("dedup", "clustering/assignments"):

@@ -179,7 +179,7 @@ def test_too_many_rejects_stop_the_job_before_clustering(tmp_path: Path, run_job
 def small_sample(monkeypatch: pytest.MonkeyPatch) -> tuple[str, ...]:
     """Makes the sample a small part of little data, so that Parquet is read where it lies; returns the flags for it."""
     monkeypatch.setattr("jobs.planning.LOOK_AT", 50)
-    return ("--n-clusters", "6", "--sample-rows-per-cluster", "20", "--eps-thresholds", "0.05")
+    return ("--n-clusters", "6", "--kmeans-sample-rows", "120", "--eps-thresholds", "0.05")
 
 
 def real_table(folder: Path, **more: object) -> Path:

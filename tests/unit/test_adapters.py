@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from udfs.adapters.batches import task, units
+from udfs.adapters.gpu import Engine
 from udfs.adapters.reading import scan, tally
 from udfs.adapters.screening import cut_placements, place_clips, screen_units
 from udfs.keysets import EVERY_DRAW, clip_keys, draws
@@ -44,12 +45,12 @@ class Held(Generic[T]):
 def screened(x: np.ndarray, centroids: np.ndarray, basis: np.ndarray, eps: float, blocks: np.ndarray) -> pa.Table:
     """The survivors of rows that come in batches of 50, screened in cells that are cut into blocks."""
     clips = pa.table({"id": [f"{n}" for n in range(len(x))], "embedding": pack(x)}).to_batches(50)
-    placed = pa.Table.from_batches(place_clips(Held(centroids), Held(basis), eps)(clips))
+    placed = pa.Table.from_batches(place_clips(Held(centroids), Held(basis), eps, Engine())(clips))
     assert placed["id"].drop_null().to_pylist() == [f"{n}" for n in range(len(x))]
     m = basis.shape[1]
     cut = cut_placements(Held(blocks), m)(placed.filter(placed["cell"].is_valid()).to_batches())
     units = pa.Table.from_batches(cut).sort_by([(name, "ascending") for name in ("cell", "a", "b")])
-    found = pa.Table.from_batches(screen_units(m, len(centroids), 1 - eps)(units.to_batches(max_chunksize=3)))
+    found = pa.Table.from_batches(screen_units(m, len(centroids), 1 - eps, Engine())(units.to_batches(max_chunksize=3)))
     return found.filter(found["key"].is_valid())
 
 
@@ -101,7 +102,7 @@ def test_equal_sketches_do_not_hide_the_partners_of_another_cell() -> None:
 def test_of_bit_identical_clips_one_travels() -> None:
     x = np.repeat(np.eye(3, dtype=np.float32), [5, 1, 1], axis=0)
     clips = pa.record_batch({"id": list("abcdefg"), "embedding": pack(x)})
-    _, cells = place_clips(Held(np.eye(3, dtype=np.float32)), Held(np.eye(3)), 0.01)([clips])
+    _, cells = place_clips(Held(np.eye(3, dtype=np.float32)), Held(np.eye(3)), 0.01, Engine())([clips])
     assert cells.column("homes").to_pylist() == [5, 1, 1]
     assert cells.column("travelling").to_pylist() == [1, 1, 1]
     found = screened(x, np.eye(3, dtype=np.float32), np.eye(3), 0.01, np.ones(3, np.int64))

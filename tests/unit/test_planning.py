@@ -2,12 +2,13 @@ import numpy as np
 import pytest
 
 from jobs.options import parse
-from jobs.planning import auto_clusters, make_plan, sample_rows, training_rows
+from jobs.planning import auto_clusters, look_rows, make_plan, training_rows
 from udfs.cells import Cells
 from udfs.sketches import principal_basis
 from udfs.vectors import squared_norms, unit_rows
 
-OPTIONS = parse(["--input-embeddings-path", "in", "--output-path", "out"])
+PATHS = ("--input-embeddings-path", "in", "--output-path", "out")
+OPTIONS = parse(PATHS)
 
 
 def test_more_clips_get_more_clusters_of_more_clips() -> None:
@@ -22,10 +23,16 @@ def test_more_clips_get_more_clusters_of_more_clips() -> None:
 
 
 def test_the_sample_stays_within_its_bytes() -> None:
-    assert training_rows(10, OPTIONS, 384) == 2560
-    assert sample_rows(10, OPTIONS, 384) == 22_560
-    assert sample_rows(10**6, OPTIONS, 384) * 4 * 384 < 2 << 30
-    assert training_rows(10**6, OPTIONS, 384) >= 10**6  # k-means needs a row for each
+    many = 10**9
+    assert training_rows(many, 10, OPTIONS, 384, gpu=False) == 2560
+    assert look_rows(384) == 20_000
+    assert training_rows(many, 10**5, OPTIONS, 384, gpu=False) * 4 * 384 <= 512 << 20
+    assert training_rows(many, 10**6, OPTIONS, 384, gpu=False) == 10**6  # k-means needs a row for each
+    assert training_rows(many, 10**5, OPTIONS, 384, gpu=True) == 256 * 10**5
+    assert training_rows(many, 10, parse([*PATHS, "--kmeans-sample-rows", "500"]), 384, gpu=False) == 500
+    everything = parse([*PATHS, "--kmeans-sample-rows", "all"])
+    assert training_rows(many, 10, everything, 384, gpu=True) == many
+    assert training_rows(many, 10, everything, 384, gpu=False) * 4 * 384 <= 512 << 20
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import udfs.screening
 from tests.reference import real_embeddings
 from udfs.screening import survivors
 from udfs.sketches import principal_basis, sketch
-from udfs.units import Borders, sweeps, tiles
+from udfs.units import Borders, Unit, tiles
 from udfs.vectors import squared_norms, unit_rows
 
 
@@ -57,7 +57,7 @@ def test_no_row_with_a_match_is_screened_out(
     borders = some_borders(n, rng) if bordered else None
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("udfs.screening.TILE_ROWS", tile)
-        found, pairs = survivors(codes, min_score, home, second, borders)
+        found, pairs = survivors(codes, min_score, [Unit(home, second, borders)])
 
     allowed = compared(home, second, borders)
     exact = unit.astype(float) @ unit.T.astype(float)
@@ -82,7 +82,7 @@ def test_a_dense_group_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> Non
 
     plainly = udfs.screening._mark
     monkeypatch.setattr("udfs.screening._mark", mark)
-    found, pairs = survivors(codes, 0.99, np.ones(1000, bool))
+    found, pairs = survivors(codes, 0.99, [Unit(np.ones(1000, bool))])
     exact = unit.astype(float) @ unit.T.astype(float) - 2 * np.eye(1000)
     assert found[(exact >= 0.99).any(axis=1)].all()
     assert found.sum() < 900
@@ -96,7 +96,7 @@ def test_most_real_embeddings_without_a_match_are_screened_out(tile_rows: int, m
     x = real_embeddings()[1].astype(np.float32)[:600]
     unit = unit_rows(x, squared_norms(x))
     codes = sketch(unit, np.ascontiguousarray(principal_basis(unit)[:, :47]))
-    found, pairs = survivors(codes, 0.99, np.ones(600, bool))
+    found, pairs = survivors(codes, 0.99, [Unit(np.ones(600, bool))])
     exact = unit.astype(float) @ unit.T.astype(float) - 2 * np.eye(600)
     assert found[(exact >= 0.99).any(axis=1)].all()
     assert found.mean() < (exact >= 0.99).any(axis=1).mean() + 0.05
@@ -121,7 +121,7 @@ def test_sweeps_compare_each_pair_once(n: int, cut: bool, bordered: bool, seed: 
     home, second = rng.random((2, n)) < 0.5
     borders = some_borders(n, rng) if bordered and n else None
     seen: list[frozenset[int]] = []
-    for rows, cols in sweeps(home, second if cut else None, borders):
+    for rows, cols in Unit(home, second if cut else None, borders).sweeps():
         if rows is cols:
             seen += [frozenset((a, b)) for n, a in enumerate(rows) for b in rows[:n]]
         else:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from tests.reference import brute_force, f32, real_embeddings
 from udfs.similarity import _Matcher, match_earlier
 from udfs.sketches import principal_basis
+from udfs.units import Unit
 from udfs.vectors import squared_norms, unit_rows
 
 
@@ -74,7 +75,7 @@ def test_clustered_rows_of_a_unit_match_as_brute_force_says(
     home = rng.random(n) < 0.7
     second = rng.random(n) < 0.5 if cut else None
     match, score, _ = match_earlier(
-        rows.astype(np.float32), min_score, some_basis(rows, m), home, second, tile_rows=tile_rows
+        rows.astype(np.float32), min_score, some_basis(rows, m), [Unit(home, second)], tile_rows
     )
     allowed = home[:, None] | home
     if second is not None:
@@ -116,7 +117,7 @@ def test_dense_groups_among_others_are_told_apart_from_their_centres(
 
     plainly = _Matcher._products
     monkeypatch.setattr(_Matcher, "_products", products)
-    match, score, work = match_earlier(vectors, 0.9, some_basis(rows, 15), second=second, tile_rows=32)
+    match, score, work = match_earlier(vectors, 0.9, some_basis(rows, 15), [Unit(np.ones(640, bool), second)], 32)
     allowed = np.ones((640, 640), bool) if second is None else second[:, None] != second
     check_best(match, score, cosines_of(vectors), allowed, 0.9)
     assert tried["centred"] > 40
@@ -164,7 +165,7 @@ def test_one_row_and_a_rank_one_set(m: int) -> None:
 def test_a_guest_that_is_as_similar_and_earlier_wins_over_a_clip_at_home(m: int) -> None:
     x = np.exp2(np.arange(10))[:, None].astype(np.float32) * f32([[1, 1]])  # all score exactly 1
     home = np.arange(10) >= 5
-    match, score, _ = match_earlier(x, 0.9, some_basis(x, m), home, tile_rows=2)
+    match, score, _ = match_earlier(x, 0.9, some_basis(x, m), [Unit(home)], 2)
     assert match.tolist() == [-1] * 5 + [0] * 5
     assert score[5:].tolist() == [1.0] * 5
 
@@ -172,7 +173,7 @@ def test_a_guest_that_is_as_similar_and_earlier_wins_over_a_clip_at_home(m: int)
 def test_copies_at_home_and_as_guests_are_not_confused() -> None:
     x = np.repeat(np.eye(2, dtype=np.float32), 3, axis=0)
     home = np.array([False, False, True, False, False, False])
-    match, _, _ = match_earlier(x, 0.5, home=home)
+    match, _, _ = match_earlier(x, 0.5, units=[Unit(home)])
     assert match.tolist() == [-1, 0, 0, -1, 3, 3]  # a copy is a match wherever it is
 
 

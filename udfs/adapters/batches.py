@@ -87,18 +87,31 @@ def units(batches: Batches) -> Iterator[pa.RecordBatch]:
         starts = run_starts(keys)
         for start, stop in zip(starts, np.r_[starts[1:], len(keys)], strict=True):
             if held and tuple(keys[start]) != unit:
-                yield _joined(held)
+                yield joined(held)
                 held = []
             unit = tuple(keys[start])
             held.append(batch.slice(start, stop - start))
     if held:
-        yield _joined(held)
+        yield joined(held)
 
 
-def _joined(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
+def gathered(rows: Iterable[pa.RecordBatch], most: int) -> Iterator[list[pa.RecordBatch]]:
+    """Batches in lists of at least so many rows, but for the last."""
+    held: list[pa.RecordBatch] = []
+    for batch in rows:
+        held.append(batch)
+        if sum(map(len, held)) >= most:
+            yield held
+            held = []
+    if held:
+        yield held
+
+
+def joined(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
+    """Batches of the same columns as one."""
     if len(batches) == 1:
         return batches[0]
     # A plain binary column ends at 2 GiB, where joining it would leave several chunks.
     fields = [f.with_type(pa.large_binary()) if pa.types.is_binary(f.type) else f for f in batches[0].schema]
-    (joined,) = pa.Table.from_batches(batches).cast(pa.schema(fields)).combine_chunks().to_batches()
-    return joined
+    (whole,) = pa.Table.from_batches(batches).cast(pa.schema(fields)).combine_chunks().to_batches()
+    return whole

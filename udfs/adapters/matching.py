@@ -5,13 +5,25 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import pyarrow as pa
 
-from udfs.adapters.batches import ArrowFunction, Batches, Broadcast, columns_of, filled, record_batch, units
+from udfs.adapters.batches import (
+    ArrowFunction,
+    Batches,
+    Broadcast,
+    columns_of,
+    filled,
+    gathered,
+    joined,
+    record_batch,
+    units,
+)
+from udfs.adapters.gpu import Engine
 from udfs.cells import Cells
+from udfs.device import to_host
 from udfs.keysets import Keys, KeySet, clip_keys, placement_keys
 from udfs.ranking import RankColumn, Values, rank_order, seeded_hash
-from udfs.similarity import match_earlier
-from udfs.units import Flags, cut
-from udfs.vectors import Doubles, Indices, Matrix, first_of_equal_rows, squared_norms, unpack
+from udfs.similarity import match_earlier, match_on_gpu
+from udfs.units import Unit, cut
+from udfs.vectors import Doubles, Indices, Matrix, first_of_equal_rows, packed_rows, squared_norms, unpack
 
 _FOLLOWER_CELLS = 256  # spread over so many groups, which need not meet anyone
 
@@ -23,6 +35,7 @@ def send_clips(
     rank: Sequence[RankColumn],
     seed: int,
     blocks: Broadcast[Indices],
+    engine: Engine,
 ) -> ArrowFunction:
     """(id, embedding, --rank-by columns) to (UNIT_COLUMNS, home, second, leader_id, embedding, columns of rank): one
     row for each unit that a clip is to be matched in.
@@ -32,7 +45,8 @@ def send_clips(
     """
 
     def run(batches: Batches) -> Iterator[pa.RecordBatch]:
-        cells = Cells(centroids.value, eps)
+        engine.attach()
+        cells = Cells(engine.put(centroids.value), eps)
         wanted = None if keyset is None else keyset.value
         for batch in batches:
             keys = clip_keys(batch.column("id"))
@@ -40,7 +54,7 @@ def send_clips(
                 some = wanted.contains(keys)
                 batch, keys = batch.filter(pa.array(some)), keys[some]
             if len(batch):
-                yield _sent(batch, keys, cells, wanted, rank, seed, blocks.value)
+                yield _sent(batch, keys, cells, wanted, rank, seed, blocks.value, engine)
 
     return run
 
@@ -53,16 +67,18 @@ def _sent(
     rank: Sequence[RankColumn],
     seed: int,
     blocks: Indices,
+    engine: Engine,
 ) -> pa.RecordBatch:
-    vectors = unpack(batch.column("embedding"), cells.centroids.shape[1])
+    vectors = engine.vectors(batch.column("embedding"), cells.centroids.shape[1])
     x_sq = squared_norms(vectors)
-    placement = cells.place(vectors, x_sq)
+    placement = cells.place(vectors, x_sq).on_host()
     columns = {**columns_of(batch), "cosine_dist_to_cent": pa.array(placement.distance)}
     if any(column.name == "random_rank" for column in rank):
         columns["random_rank"] = pa.array(seeded_hash(batch.column("id").to_pylist(), seed))
     order = _rank_order(columns, rank)
     leader = np.empty_like(order)
-    leader[order] = order[first_of_equal_rows(vectors[order], x_sq[order])]
+    there = engine.put(order)
+    leader[order] = order[to_host(first_of_equal_rows(vectors[there], x_sq[there]))]
     leads = leader == np.arange(len(leader))
 
     rows = np.r_[np.arange(len(keys)), placement.guest_rows]
@@ -92,7 +108,9 @@ def _sent(
     )
 
 
-def match_units(basis: Broadcast[Doubles], min_score: float, rank: Sequence[RankColumn]) -> ArrowFunction:
+def match_units(
+    basis: Broadcast[Doubles], min_score: float, rank: Sequence[RankColumn], engine: Engine
+) -> ArrowFunction:
     """(UNIT_COLUMNS, home, second, leader_id, embedding, columns of rank), sorted by unit, to partial matches.
 
     Those have id, max_id, cosine_sim_score and max_<name> for each column of rank. A follower has its leader_id
@@ -100,22 +118,30 @@ def match_units(basis: Broadcast[Doubles], min_score: float, rank: Sequence[Rank
     """
 
     def run(batches: Batches) -> Iterator[pa.RecordBatch]:
+        engine.attach()
         axes, counts = basis.value, {"pairs": 0, "scored": 0}
         types: dict[str, pa.DataType] = {}
-        for unit in units(batches):
-            types = types or {f"max_{column.name}": unit.column(column.name).type for column in rank}
-            if unit.column("cell")[0].as_py() < 0:
+        for group in gathered(units(batches), engine.gathered_rows):
+            types = types or {f"max_{column.name}": group[0].column(column.name).type for column in rank}
+            followers = [unit for unit in group if unit.column("cell")[0].as_py() < 0]
+            for unit in followers:
                 yield _partials(types, id=unit.column("id"), leader_id=unit.column("leader_id"))
+            if len(followers) == len(group):
                 continue
-            ranked = unit.take(pa.array(_rank_order(columns_of(unit), rank)))
-            vectors = unpack(ranked.column("embedding"), axes.shape[0])
-            match, score, work = match_earlier(vectors, min_score, axes, *_home_and_second(ranked))
+            compared = [unit for unit in group if unit.column("cell")[0].as_py() >= 0]
+            ranked = [unit.take(pa.array(_rank_order(columns_of(unit), rank))) for unit in compared]
+            clips = joined(ranked)
+            packed, of = clips.column("embedding"), [_compared(unit) for unit in ranked]
+            if engine.gpu:
+                match, score, work = match_on_gpu(packed_rows(packed, len(axes)), min_score, axes, of)
+            else:
+                match, score, work = match_earlier(unpack(packed, len(axes)), min_score, axes, of)
             counts = {name: count + work[name] for name, count in counts.items()}
             later = np.flatnonzero(match >= 0)
-            best = ranked.take(pa.array(match[later]))
+            best = clips.take(pa.array(match[later]))
             yield _partials(
                 types,
-                id=ranked.column("id").take(pa.array(later)),
+                id=clips.column("id").take(pa.array(later)),
                 cosine_sim_score=pa.array(score[later]),
                 **{f"max_{column.name}": best.column(column.name) for column in rank},
             )
@@ -131,10 +157,10 @@ def _partials(types: dict[str, pa.DataType], **columns: pa.Array) -> pa.RecordBa
     return filled(columns, {**fixed, **types, "pairs": pa.int64(), "scored": pa.int64()})
 
 
-def _home_and_second(unit: pa.RecordBatch) -> tuple[Flags, Flags | None]:
-    """What `sweeps` asks of a unit."""
+def _compared(unit: pa.RecordBatch) -> Unit:
+    """What a unit compares."""
     home, second = (unit.column(name).to_numpy(zero_copy_only=False) for name in ("home", "second"))
-    return home, second if unit.column("a")[0] != unit.column("b")[0] else None
+    return Unit(home, second if unit.column("a")[0] != unit.column("b")[0] else None)
 
 
 def _rank_order(columns: Mapping[str, pa.Array], rank: Sequence[RankColumn]) -> Indices:

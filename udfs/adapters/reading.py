@@ -11,7 +11,7 @@ from udfs.adapters.batches import ArrowFunction, Batches, Broadcast, columns_of,
 from udfs.keysets import EVERY_DRAW, draws
 from udfs.parquet import FilePart, clip_columns, pack_list_column, read_part
 from udfs.units import run_starts
-from udfs.vectors import Indices, pack_runs, unpack_as
+from udfs.vectors import Indices, pack_runs, squared_norms, unit_rows, unpack, unpack_as
 
 _SEGMENTS = 256  # that draws are compared in
 
@@ -166,5 +166,18 @@ def usable(dim: int) -> ArrowFunction:
             columns.pop("source")
             rest = record_batch(**columns)
             yield rest if good.true_count == len(good) else rest.filter(good)
+
+    return run
+
+
+def unit_features(dim: int) -> ArrowFunction:
+    """(embedding packed) to (features array<float>): the rows divided by their norms."""
+
+    def run(batches: Batches) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            vectors = unpack(batch.column("embedding"), dim)
+            unit = unit_rows(vectors, squared_norms(vectors))
+            offsets = np.arange(len(unit) + 1, dtype=np.int32) * dim
+            yield record_batch(features=pa.ListArray.from_arrays(pa.array(offsets), pa.array(unit.ravel())))
 
     return run

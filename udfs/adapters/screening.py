@@ -1,17 +1,21 @@
 """Place and screen: homes, guests and sketches; the survivors of units, and sets of them."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
-from udfs.adapters.batches import ArrowFunction, Batches, Broadcast, ddl, filled, record_batch, units
+from udfs.adapters.batches import ArrowFunction, Batches, Broadcast, ddl, filled, gathered, record_batch, units
+from udfs.adapters.gpu import Engine
 from udfs.cells import Cells, Placement
+from udfs.device import to_host
 from udfs.keysets import BloomFilter, clip_keys, members
-from udfs.screening import cell_type, placement_type, survivors
+from udfs.screening import cell_type, placement_type, survivors, survivors_on_gpu
 from udfs.sketches import Codes, sketch
-from udfs.units import Borders, Flags, cut, ranges, run_starts
+from udfs.units import Borders, Flags, Unit, cut, ranges, run_starts
 from udfs.vectors import (
     Doubles,
     Indices,
@@ -20,7 +24,6 @@ from udfs.vectors import (
     pack_runs,
     squared_norms,
     unit_rows,
-    unpack,
     unpack_as,
 )
 
@@ -43,19 +46,22 @@ SURVIVOR_COLUMNS = "key bigint, cell int, copy boolean, pairs bigint"
 _REPEATED = np.dtype([("key", "<i8"), ("copy", "?")])
 
 
-def place_clips(centroids: Broadcast[Matrix], basis: Broadcast[Doubles], eps: float | None) -> ArrowFunction:
+def place_clips(
+    centroids: Broadcast[Matrix], basis: Broadcast[Doubles], eps: float | None, engine: Engine
+) -> ArrowFunction:
     """(id, embedding) to PLACEMENT_COLUMNS; guests as for `Cells`, and no sketches from a basis without columns.
 
     Of bit-identical clips in a batch the first travels for all; all are repeated, the others are copies.
     """
 
     def run(batches: Batches) -> Iterator[pa.RecordBatch]:
-        cells, axes = Cells(centroids.value, eps), basis.value
+        engine.attach()
+        cells, axes = Cells(engine.put(centroids.value), eps), engine.put(basis.value)
         for batch in batches:
-            vectors = unpack(batch.column("embedding"), axes.shape[0])
+            vectors = engine.vectors(batch.column("embedding"), axes.shape[0])
             x_sq = squared_norms(vectors)
             unit = unit_rows(vectors, x_sq)
-            placement = cells.place(vectors, x_sq, unit, near=axes.shape[1] > 0)
+            placement = cells.place(vectors, x_sq, unit, near=axes.shape[1] > 0).on_host()
             clips = {
                 "id": batch.column("id"),
                 "cluster_id": pa.array(placement.home, pa.int32()),
@@ -63,8 +69,8 @@ def place_clips(centroids: Broadcast[Matrix], basis: Broadcast[Doubles], eps: fl
             }
             yield filled(clips, _PLACEMENT_TYPES)
             keys = clip_keys(batch.column("id")).view(np.int64)
-            first = first_of_equal_rows(vectors, x_sq)
-            codes = sketch(unit, axes) if axes.shape[1] else None
+            first = to_host(first_of_equal_rows(vectors, x_sq))
+            codes = to_host(sketch(unit, axes)) if axes.shape[1] else None
             yield filled(_by_cell(keys, first, placement, codes, len(cells.centroids)), _PLACEMENT_TYPES)
 
     return run
@@ -152,33 +158,46 @@ def _cut(batch: pa.RecordBatch, blocks: Indices, kind: np.dtype[np.void]) -> pa.
     return filled({**numbers, "placements": pack_runs(packed, ends), "near": borders}, _UNIT_TYPES)
 
 
-def screen_units(m: int, cells: int, min_score: float) -> ArrowFunction:
+def screen_units(m: int, cells: int, min_score: float, engine: Engine) -> ArrowFunction:
     """UNIT_OF_PLACEMENTS, sorted by unit, to SURVIVOR_COLUMNS; a last row has only the count of `pairs`."""
 
     def run(batches: Batches) -> Iterator[pa.RecordBatch]:
+        engine.attach()
+        screen = survivors_on_gpu if engine.gpu else survivors
         kind, pairs = placement_type(m, cells), 0
-        for unit in units(batches):
-            cell = unit.column("cell")[0]
-            placed = unpack_as(unit.column("placements").drop_null(), kind)
-            near_cells = unpack_as(unit.column("near").drop_null(), kind["near"]).astype(np.int64)
-            near_rows = np.repeat(np.arange(len(placed)), placed["near"])
-            origin = placed["origin"].astype(np.int64)
-            second = placed["second"] if unit.column("a")[0] != unit.column("b")[0] else None
-            borders = Borders(origin, near_rows, near_cells)
-            found, compared = survivors(placed["sketch"], min_score, origin == cell.as_py(), second, borders)
-            pairs += compared
-            certain = unpack_as(unit.column("repeated").drop_null(), _REPEATED)
-            keys = np.r_[placed["key"][found], certain["key"]]
-            yield record_batch(
-                key=pa.array(keys),
-                cell=pa.repeat(cell, len(keys)),
-                copy=pa.array(np.r_[np.zeros(int(found.sum()), bool), certain["copy"]]),
-                pairs=pa.nulls(len(keys), pa.int64()),
-            )
+        for group in gathered(units(batches), engine.gathered_rows):
+            placed = [unpack_as(unit.column("placements").drop_null(), kind) for unit in group]
+            compared = [_compared(unit, rows) for unit, rows in zip(group, placed, strict=True)]
+            found, bounded = screen(np.concatenate([rows["sketch"] for rows in placed]), min_score, compared)
+            pairs += bounded
+            ends = np.cumsum([len(rows) for rows in placed])
+            for unit, rows, some in zip(group, placed, np.split(found, ends[:-1]), strict=True):
+                yield _surviving(unit, rows["key"][some])
         nothing = {"key": pa.nulls(1, pa.int64()), "cell": pa.nulls(1, pa.int32()), "copy": pa.nulls(1, pa.bool_())}
         yield record_batch(**nothing, pairs=pa.array([pairs]))
 
     return run
+
+
+def _compared(unit: pa.RecordBatch, placed: NDArray[Any]) -> Unit:
+    """What a unit compares of its placements."""
+    origin = placed["origin"].astype(np.int64)
+    near_rows = np.repeat(np.arange(len(placed)), placed["near"])
+    near_cells = unpack_as(unit.column("near").drop_null(), placed.dtype["near"]).astype(np.int64)
+    second = placed["second"] if unit.column("a")[0] != unit.column("b")[0] else None
+    return Unit(origin == unit.column("cell")[0].as_py(), second, Borders(origin, near_rows, near_cells))
+
+
+def _surviving(unit: pa.RecordBatch, keys: Indices) -> pa.RecordBatch:
+    """SURVIVOR_COLUMNS of the placements found, and of those that survive in any case."""
+    certain = unpack_as(unit.column("repeated").drop_null(), _REPEATED)
+    both = np.r_[keys, certain["key"]]
+    return record_batch(
+        key=pa.array(both),
+        cell=pa.repeat(unit.column("cell")[0], len(both)),
+        copy=pa.array(np.r_[np.zeros(len(keys), bool), certain["copy"]]),
+        pairs=pa.nulls(len(both), pa.int64()),
+    )
 
 
 def key_set_members(batches: Batches) -> Iterator[pa.RecordBatch]:
