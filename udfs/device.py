@@ -112,6 +112,11 @@ def tensor_cores() -> bool:
     return int(_cupy().cuda.Device().compute_capability) >= _OLDEST
 
 
+def shared_memory() -> int:
+    """Bytes of shared memory that a block may have on the current GPU."""
+    return int(_cupy().cuda.Device().attributes["MaxSharedMemoryPerBlockOptin"])
+
+
 def launch(kernel: str, width: int, grid: int, block: int, args: tuple[Any, ...], shared_bytes: int = 0) -> None:
     """Run a kernel of cuda/kernels.cu, compiled for rows of this width, on C-contiguous arrays."""
     if not all(a.flags.c_contiguous for a in args if hasattr(a, "flags")):

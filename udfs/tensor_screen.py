@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from udfs.device import beside, launch, on_host, tensor_cores
+from udfs.device import beside, launch, on_host, shared_memory, tensor_cores
 from udfs.units import Flags, Sweep
 from udfs.vectors import Indices, Matrix
 
@@ -19,12 +19,11 @@ Halves = NDArray[np.float16]
 
 _TILE, _STRIP = 128, 8  # as in kernels.cu: rows or columns of a tile, and tiles of columns of a block
 _THREADS = 128
-_WIDEST = 128  # numbers of a row: more would not fit a small GPU's shared memory
 
 
 def usable(x: NDArray[Any], m: int) -> bool:
     """Whether rows that lie where x does can be screened so with m coordinates."""
-    return not on_host(x) and 0 < m < _WIDEST and tensor_cores()
+    return not on_host(x) and m > 0 and tensor_cores() and shared_bytes(_width(m + 1)) <= shared_memory()
 
 
 def halved(bounding: Matrix) -> Halves:
@@ -33,7 +32,7 @@ def halved(bounding: Matrix) -> Halves:
     Coordinates are rounded to the nearest, the norm of the rest upward.
     """
     n, width = bounding.shape
-    codes = np.zeros((n, -(-width // 16) * 16), np.float16, like=bounding)
+    codes = np.zeros((n, _width(width)), np.float16, like=bounding)
     codes[:, : width - 1] = bounding[:, :-1]
     codes[:, width - 1] = bounding[:, -1] * np.float32(1 + 2.0**-10) + np.float32(2.0**-24)
     return codes
@@ -84,8 +83,17 @@ def _sweep(kernel: str, codes: Halves, sweeps: Sequence[Sweep], floor: float, *m
         blocks,
         _THREADS,
         (codes, rows, rows, beside(codes, table), np.int32(len(table)), np.float32(floor), *more),
-        shared_bytes=3 * _TILE * (2 * width + 16),
+        shared_bytes(width),
     )
+
+
+def shared_bytes(width: int) -> int:
+    """The shared memory of a block for rows of this width: a tile of rows and two of columns, their rows set apart."""
+    return 3 * _TILE * (2 * width + 16)
+
+
+def _width(numbers: int) -> int:
+    return -(-numbers // 16) * 16
 
 
 def _described(sweeps: Sequence[Sweep]) -> tuple[NDArray[np.int32], NDArray[np.int32], int]:

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from pyspark import TaskContext
 
 from udfs.device import gpu_count, to_gpu, use_gpu
 from udfs.vectors import Matrix, packed_rows, unpack
@@ -56,6 +55,8 @@ def _task_gpu(scheduled: bool) -> int:
 
     CUDA_VISIBLE_DEVICES, where set, numbers them anew from 0; Spark's addresses are those of the machine.
     """
+    from pyspark import TaskContext  # here, so that kernels can be tested where there is no Spark
+
     context: Any = TaskContext.get()
     resources = context.resources() if context else {}
     addresses = resources["gpu"].addresses if "gpu" in resources else []
