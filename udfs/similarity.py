@@ -127,10 +127,12 @@ def _leaders(first: Indices, kinds: Indices) -> Indices:
     """Of equal rows, given by the first of them, the first of each kind: it matches for all of that kind."""
     leader = np.arange(len(first))
     copies = np.flatnonzero(first != leader)
+    if len(copies) == 0:
+        return leader
     alike = np.union1d(copies, first[copies])
-    keys = np.stack([first[alike], kinds[alike]], axis=1)
-    _, first_of_kind, group = np.unique(keys, axis=0, return_index=True, return_inverse=True)
-    leader[alike] = alike[first_of_kind[group.reshape(-1)]]
+    keys = first[alike] * (kinds.max() + 1) + kinds[alike]
+    _, first_of_kind, group = np.unique(keys, return_index=True, return_inverse=True)
+    leader[alike] = alike[first_of_kind[group]]
     return leader
 
 
