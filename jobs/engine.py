@@ -33,6 +33,7 @@ class Cluster:
     executor_gpus: int
     task_gpus: float
     dynamic: bool  # executors come and go
+    stage_level: bool = True  # a stage may ask for other resources than the rest
 
     @property
     def task_share(self) -> float:
@@ -92,6 +93,7 @@ def look_at(spark: SparkSession) -> Cluster:
         executor_gpus=gpu_count() if local else int(number(_EXECUTOR_GPUS)),
         task_gpus=number(_TASK_GPUS),
         dynamic=conf.get("spark.dynamicAllocation.enabled", "false") == "true",
+        stage_level=spark.version.split(".")[:3] != ["3", "5", "0"],  # from 3.5.1 on, except on standalone clusters
     )
 
 
@@ -133,6 +135,11 @@ def kmeans_workers(options: Options, cluster: Cluster) -> int:
                 f"argument --engine: gpu trains k-means with one task on each GPU, but {_EXECUTOR_GPUS} is "
                 f"{cluster.executor_gpus} and {_TASK_GPUS} is {cluster.task_gpus:g}: use executors of one GPU, "
                 f"or set {_TASK_GPUS} to 1"
+            )
+        if not cluster.stage_level:
+            raise UsageError(
+                f"argument --engine: gpu trains k-means with one task on each GPU, which Spark 3.5.0 gives only "
+                f"when {_TASK_GPUS} is 1: set it so, or use Spark 3.5.1 or later"
             )
         if cluster.executor_cores == 0:
             raise UsageError(

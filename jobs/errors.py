@@ -16,5 +16,7 @@ class UsageError(JobError):
 def one_line(message: str) -> str:
     """Of a message with the traceback of a Python worker the error that ends it, else the first line."""
     lines = message.strip().splitlines() or [""]
-    raised = [line for line in lines if re.match(r"[\w.]*(Error|Exception|ArrowInvalid|Warning)\b.*: ", line)]
-    return raised[-1] if raised and any(line.strip() == _TRACEBACK for line in lines) else lines[0]
+    begins = [line.strip().endswith(_TRACEBACK) for line in lines]
+    rest = [line for line, begin in zip(lines, begins, strict=True) if not begin]
+    raised = [line for line in rest if re.match(r"[\w.]*(Error|Exception|ArrowInvalid|Warning)\b.*: ", line)]
+    return raised[-1] if raised and any(begins) else lines[0]

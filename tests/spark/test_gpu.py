@@ -13,7 +13,7 @@ from pyspark.sql import DataFrame, SparkSession
 
 from jobs.clustering import cluster
 from jobs.engine import Cluster, choose_engine
-from jobs.errors import UsageError
+from jobs.errors import JobError, UsageError
 from jobs.options import parse
 from jobs.planning import Plan
 from tests.reference import real_embeddings
@@ -109,6 +109,7 @@ class KMeans:
 
     asked: dict[str, object]
     shares: list[list[np.ndarray]]
+    fails = False
 
     def __init__(self, *, k: int, seed: int, n_init: int, num_workers: int, **more: object) -> None:
         assert set(more) == {"featuresCol", "initMode", "maxIter"}
@@ -118,26 +119,32 @@ class KMeans:
     def fit(self, rows: DataFrame) -> types.SimpleNamespace:
         assert rows.schema.simpleString() == "struct<features:array<float>>"
         KMeans.shares = [[np.array(row.features) for row in share] for share in rows.rdd.glom().collect()]
+        if self.fails:
+            rows.rdd.barrier().mapPartitions(lambda _: 1 / 0).collect()  # type: ignore[arg-type,return-value]
         first = [row for share in KMeans.shares for row in share][: int(str(KMeans.asked["k"]))]
         return types.SimpleNamespace(cluster_centers_=[row.tolist() for row in first])
 
 
-@pytest.mark.parametrize("asked", ["auto", "300", "all"])
-def test_kmeans_on_gpus_is_given_unit_rows_in_even_shares(
-    asked: str, tmp_path: Path, run_job: RunJob, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ids, rows = real_embeddings()
-    source = write_clips(tmp_path / "clips", dict(zip(ids[:900], rows[:900] * 3, strict=True)))
+GPU = Engine(gpu=True)
+
+
+@pytest.fixture
+def two_gpus_train(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the stand-in; what follows training runs on the CPU."""
     module = types.ModuleType("spark_rapids_ml.clustering")
     module.KMeans = KMeans  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "spark_rapids_ml", types.ModuleType("spark_rapids_ml"))
     monkeypatch.setitem(sys.modules, "spark_rapids_ml.clustering", module)
-    # What follows training runs on the CPU.
     monkeypatch.setattr("jobs.dedup.choose_engine", lambda *_: Engine())
-    monkeypatch.setattr(
-        "jobs.dedup.cluster", lambda spark, options, job, _: cluster(spark, options, job, Engine(gpu=True))
-    )
+    monkeypatch.setattr("jobs.dedup.cluster", lambda spark, options, job, _: cluster(spark, options, job, GPU))
     monkeypatch.setattr("jobs.clustering.kmeans_workers", lambda *_: 2)
+
+
+@pytest.mark.usefixtures("two_gpus_train")
+@pytest.mark.parametrize("asked", ["auto", "300", "all"])
+def test_kmeans_on_gpus_is_given_unit_rows_in_even_shares(asked: str, tmp_path: Path, run_job: RunJob) -> None:
+    ids, rows = real_embeddings()
+    source = write_clips(tmp_path / "clips", dict(zip(ids[:900], rows[:900] * 3, strict=True)))
     result = run_job(source, "--n-clusters", "3", "--kmeans-sample-rows", asked, "--seed", "5")
     assert KMeans.asked == {"k": 3, "seed": 5, "n_init": 1, "num_workers": 2}
     wanted = {"auto": 768, "300": 300, "all": 900}[asked]
@@ -150,3 +157,12 @@ def test_kmeans_on_gpus_is_given_unit_rows_in_even_shares(
     record = result.job.records["clustering"]
     assert (record["engine"], record["kmeans_workers"], record["clusters"]) == ("gpu", 2, 3)
     np.testing.assert_array_equal(np.load(result.output / "clustering/centroids.npy"), given[:3].astype(np.float32))
+
+
+@pytest.mark.usefixtures("two_gpus_train")
+def test_training_that_fails_is_one_line(tmp_path: Path, run_job: RunJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids, rows = real_embeddings()
+    monkeypatch.setattr(KMeans, "fails", True)
+    source = write_clips(tmp_path / "clips", dict(zip(ids[:300], rows, strict=False)))
+    with pytest.raises(JobError, match="k-means on 2 GPUs failed: ZeroDivisionError: division by zero; fewer"):
+        run_job(source, "--n-clusters", "3")

@@ -43,6 +43,7 @@ def test_spark_rapids_ml_is_asked_for_only_where_it_trains(monkeypatch: pytest.M
         (changed(YARN, dynamic=True), (), "spark.dynamicAllocation.enabled"),
         (changed(YARN, executor_gpus=2), (), "use executors of one GPU"),
         (changed(YARN, executor_cores=0), (), "spark.executor.cores"),
+        (changed(YARN, stage_level=False), (), "use Spark 3.5.1 or later"),
         (YARN, ("--kmeans-workers", "5"), "argument --kmeans-workers: 5 is more than the 4 GPUs"),
         (LOCAL, ("--kmeans-workers", "2"), "argument --kmeans-workers: 2 is more than the 1 GPUs"),
     ],
