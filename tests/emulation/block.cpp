@@ -1,6 +1,6 @@
 // Runs the CUDA kernels on a CPU, one block at a time: each thread is a fibre that gives way where the threads of a
-// block or of a warp wait for one another. The order of the fibres is random, copies to shared memory arrive as late as
-// they may, and shared memory begins as garbage, so that a missing barrier shows.
+// block or of a warp wait for one another. The order of the fibres is random and one warp falls behind, copies to shared
+// memory arrive at once or as late as they may, and shared memory begins as garbage, so that a missing barrier shows.
 //
 // Compiled with -DWIDTH= and -DKERNELS="path of kernels.cu".
 
@@ -46,6 +46,7 @@ static ucontext_t scheduler;
 static std::vector<int> arrived;  // at the barrier of a warp, and last of the block
 static std::vector<int> turn;
 static std::function<void()> body;
+static std::mt19937 random_bits(0);
 
 static Fibre& self() { return fibres[threadIdx.x]; }
 
@@ -147,7 +148,13 @@ static void multiply_add(float (&sum)[4], const u32 (&a)[4], u32 b0, u32 b1) {
   sync_warp();
 }
 
-static void start_copy(uint4* to, const uint4* from) { self().copies.back().push_back({to, from}); }
+static void start_copy(uint4* to, const uint4* from) {
+  if (random_bits() & 1) {
+    *to = *from;
+  } else {
+    self().copies.back().push_back({to, from});
+  }
+}
 
 static void end_of_copies() { self().copies.emplace_back(); }
 
@@ -171,7 +178,6 @@ static void run_fibre() {
 }
 
 static void run_blocks(unsigned grid, unsigned block) {
-  static std::mt19937 random(0);
   gridDim.x = grid;
   blockDim.x = block;
   for (blockIdx.x = 0; blockIdx.x < grid; blockIdx.x++) {
@@ -189,12 +195,15 @@ static void run_blocks(unsigned grid, unsigned block) {
     }
     std::vector<unsigned> order(block);
     for (unsigned n = 0; n < block; n++) order[n] = n;
-    std::shuffle(order.begin(), order.end(), random);
-    for (bool open = true; open;) {
+    std::shuffle(order.begin(), order.end(), random_bits);
+    unsigned slow = random_bits() % (block / 32), behind = random_bits() % 400;  // a warp that waits for a while
+    bool open = true;
+    for (unsigned round = 0; open; round++) {
       open = false;
       for (unsigned n : order)
         if (!fibres[n].done) {
           open = true;
+          if (n / 32 == slow && round - behind < 120) continue;
           threadIdx.x = n;
           swapcontext(&scheduler, &fibres[n].context);
         }
