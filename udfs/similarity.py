@@ -109,7 +109,7 @@ def match_on_gpu(
     sweeps, kinds, axes = sweeps_of(units), kinds_of(units), to_gpu(basis)
 
     def work(rows: Indices, part: list[Sweep]) -> None:
-        x = to_gpu(vectors if len(rows) == n else vectors[rows]).astype(np.float32)
+        x = to_gpu(vectors if len(rows) == n else vectors[rows]).astype(np.float32, copy=False)
         part_match, part_score, counts = match_sweeps(x, min_score, axes, part, kinds[rows], GPU_TILE_ROWS)
         earlier = np.where(part_match >= 0, rows[part_match], n)
         before = np.where(match[rows] >= 0, match[rows], n)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from udfs.device import beside, launch, on_host, shared_memory, tensor_cores
 from udfs.units import Flags, Sweep
-from udfs.vectors import Indices, Matrix
+from udfs.vectors import Indices, Matrix, round_down
 
 Halves = NDArray[np.float16]
 
@@ -82,7 +82,7 @@ def _sweep(kernel: str, codes: Halves, sweeps: Sequence[Sweep], floor: float, *m
         width,
         blocks,
         _THREADS,
-        (codes, rows, rows, beside(codes, table), np.int32(len(table)), np.float32(floor), *more),
+        (codes, rows, rows, beside(codes, table), np.int32(len(table)), round_down(np.float64(floor)), *more),
         shared_bytes(width),
     )
 

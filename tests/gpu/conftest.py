@@ -1,6 +1,7 @@
 """The `gpu` fixture: each test that uses it runs on the emulation, and on a real GPU where there is one."""
 
 import functools
+import shutil
 import subprocess
 
 import pytest
@@ -13,6 +14,8 @@ from udfs import device
 def gpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """The first GPU in use, of CuPy as tests/emulation has it or of the real one."""
     if request.param == "emulated":
+        if shutil.which("g++") is None:
+            pytest.skip("no g++ to run the kernels on the CPU with")
         monkeypatch.setattr("udfs.device._cupy", emulation)
     elif why := without_gpu():
         pytest.skip(why)

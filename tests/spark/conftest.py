@@ -34,7 +34,10 @@ def spark() -> Iterator[SparkSession]:
     os.environ["SPARK_CONF_DIR"] = str(CONF)
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     builder = SparkSession.builder.master("local[2]").config("spark.driver.memory", "2g")
-    builder = builder.config("spark.executorEnv.PYTHONPATH", str(EMULATION))  # for those that ask for CuPy
+    # For those that ask for CuPy.
+    builder = builder.config("spark.executorEnv.PYTHONPATH", str(EMULATION)).config(
+        "spark.executorEnv.KERNELS", "numpy"
+    )
     session = builder.config("spark.sql.shuffle.partitions", "4").getOrCreate()
     yield session
     session.stop()

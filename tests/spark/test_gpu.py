@@ -40,6 +40,7 @@ def test_a_cluster_with_gpus_finds_the_same_as_one_machine_without(real: Path, t
     conf = {
         "spark.executor.memory": "1g",
         "spark.executorEnv.PYTHONPATH": EMULATION,
+        "spark.executorEnv.KERNELS": "numpy",
         "spark.worker.resource.gpu.amount": 1,
         "spark.worker.resource.gpu.discoveryScript": ROOT / "conf" / "discover_gpus.sh",
         "spark.executor.resource.gpu.amount": 1,

@@ -47,7 +47,7 @@ class Engine:
         """(n, dim) float32 where the engine computes, as `unpack` has it on the host."""
         if not self.gpu:
             return unpack(packed, dim)
-        return to_gpu(packed_rows(packed, dim)).astype(np.float32)
+        return to_gpu(packed_rows(packed, dim)).astype(np.float32, copy=False)
 
 
 def _task_gpu(scheduled: bool) -> int:
