@@ -16,6 +16,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+__version__ = "emulation"
+
 _FUNCTIONS = {
     "all", "any", "arange", "argmax", "argsort", "bincount", "clip", "concatenate", "copyto",
     "count_nonzero", "divmod", "einsum", "empty", "empty_like", "fill_diagonal", "flatnonzero", "full_like", "isin",
@@ -251,9 +253,11 @@ class _Device:
 
 cuda = types.SimpleNamespace(
     Device=_Device,
+    is_available=lambda: True,
     memory=types.SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
     runtime=types.SimpleNamespace(
         getDeviceCount=lambda: 1,
+        runtimeGetVersion=lambda: 0,
         memGetInfo=lambda: (1 << 30, 1 << 30),
         getDeviceProperties=lambda _number: {"name": b"Emulation"},
     ),
