@@ -10,6 +10,7 @@ import pytest
 import udfs.similarity
 from tests.gpu.emulated import emulation
 from tests.reference import brute_force, f32, real_embeddings
+from udfs import device
 from udfs.adapters.batches import ArrowFunction
 from udfs.adapters.gpu import Engine
 from udfs.adapters.matching import match_units, send_clips
@@ -144,6 +145,23 @@ def test_dense_groups_are_told_apart_in_full_tiles(noise: float, tensor: bool, m
     np.testing.assert_array_equal(score, here_score)
 
 
+def test_pairs_just_above_the_threshold_survive_half_precision() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((200, 16))
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    off = rng.standard_normal((200, 16))
+    off -= np.einsum("ij,ij->i", off, x)[:, None] * x
+    off /= np.linalg.norm(off, axis=1, keepdims=True)
+    cosine = 0.99 + 1e-6
+    rows = np.concatenate([x, cosine * x + np.sqrt(1 - cosine**2) * off]).astype(np.float32)
+    basis = np.eye(16)[:, :15]
+    match, score, _ = match_on_gpu(rows, 0.99, basis, [Unit(np.ones(400, bool))])
+    assert match[200:].tolist() == list(range(200))
+    assert score[200:].tolist() == match_earlier(rows, 0.99, basis)[1][200:].tolist()
+    codes = sketch(unit_rows(rows, squared_norms(rows)), basis)
+    assert survivors_on_gpu(codes, 0.99, [Unit(np.ones(400, bool))])[0].all()
+
+
 def test_copies_cost_no_pairs_and_find_their_first() -> None:
     x = np.repeat(np.eye(3, 16, dtype=np.float32), 200, axis=0)
     match, score, counts = match_on_gpu(x, 0.5, some_basis(x, 2), [Unit(np.ones(600, bool))])
@@ -214,6 +232,9 @@ def test_too_little_memory_for_two_rows_is_said() -> None:
 @pytest.mark.parametrize("gpu", ["emulated"], indirect=True)
 def test_the_limit_is_a_share_of_what_is_free() -> None:
     assert memory_limit() == int((1 << 30) * 0.9)
+    device._limit_memory.cache_clear()
+    device.use_gpu(0, 0.25)
+    assert memory_limit() == int((1 << 30) * 0.25 * 0.9)
     assert issubclass(out_of_memory(), MemoryError)
 
 
