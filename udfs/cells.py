@@ -12,15 +12,16 @@ import math
 
 import numpy as np
 
-from udfs.device import beside, chunk_elements, to_host, widened
+from udfs.device import chunk_elements, to_host, widened
 from udfs.units import Flags
 from udfs.vectors import (
     Doubles,
     Indices,
     Matrix,
-    best_per_row,
     cosines,
+    first_of_best,
     pair_dots,
+    raise_best,
     round_down,
     screen_margin,
     squared_norms,
@@ -118,8 +119,10 @@ class Cells:
             close = np.bincount(near_i, minlength=len(x))[near_i] > 1
             near_i, near_j = near_i[close], near_j[close]
             exact = pair_dots(x, near_i, self.centroids, near_j) / np.sqrt(x_sq[near_i]) - self._c_sq[near_j] / 2
-            best_i, best_j, _ = best_per_row(*(to_host(part) for part in (near_i, near_j, exact)))
-            home[beside(x, best_i)] = beside(x, best_j)
+            best, lowest = np.full_like(x_sq, -np.inf), np.full_like(home, len(self.centroids))
+            raise_best(best, near_i, exact)
+            first_of_best(lowest, near_i, near_j, exact, best)
+            np.copyto(home, lowest, where=lowest < len(self.centroids))
         if not self._guests:
             return home, i[:0], j[:0], i[:0] > 0
 

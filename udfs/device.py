@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+THREADS = 256  # of a block, unless a kernel wants another number
+
 _GPU_CHUNK = 1 << 25  # elements to work on at once: 256 MiB of float64
 _OLDEST = 75  # compute capability times ten with the instructions of cuda/tensor_core.cu
 _SHARE = 0.9  # of the GPU's free memory for arrays; the rest is for the libraries' own needs
@@ -55,8 +57,7 @@ def widened(array: NDArray[np.float32]) -> NDArray[np.float64]:
     if on_host(array):
         return array.astype(np.float64)
     wide = np.empty(array.shape, np.float64, like=array)
-    size = array.size
-    launch("widen", 16, -(-size // 256), 256, (contiguous(array), np.int64(size), wide))
+    launch("widen", (contiguous(array), np.int64(array.size), wide), blocks=-(-array.size // THREADS))
     return wide
 
 
@@ -117,15 +118,17 @@ def shared_memory() -> int:
     return int(_cupy().cuda.Device().attributes["MaxSharedMemoryPerBlockOptin"])
 
 
-def launch(kernel: str, width: int, grid: int, block: int, args: tuple[Any, ...], shared_bytes: int = 0) -> None:
-    """Run a kernel of cuda/kernels.cu, compiled for rows of this width, on C-contiguous arrays."""
+def launch(
+    kernel: str, args: tuple[Any, ...], blocks: int, threads: int = THREADS, width: int = 16, shared_bytes: int = 0
+) -> None:
+    """Run a kernel of cuda/kernels.cu on C-contiguous arrays; for the screen, compiled for rows of this width."""
     if not all(a.flags.c_contiguous for a in args if hasattr(a, "flags")):
         raise ValueError(f"{kernel} takes contiguous arrays only")
-    if grid:
-        function = _function(kernel, width)
+    if blocks:
+        function = _module(width).get_function(kernel)
         if shared_bytes:
             function.max_dynamic_shared_size_bytes = shared_bytes
-        function((grid,), (block,), args, shared_mem=shared_bytes)
+        function((blocks,), (threads,), args, shared_mem=shared_bytes)
 
 
 def source() -> str:
@@ -137,10 +140,6 @@ def source() -> str:
 @functools.cache
 def _module(width: int) -> Any:
     return _cupy().RawModule(code=source(), options=("--std=c++17", f"-DWIDTH={width}"))
-
-
-def _function(kernel: str, width: int) -> Any:
-    return _module(width).get_function(kernel)
 
 
 @functools.cache

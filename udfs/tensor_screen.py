@@ -76,15 +76,9 @@ def _sweep(kernel: str, codes: Halves, sweeps: Sequence[Sweep], floor: float, *m
         return
     numbers, table, blocks = _described(sweeps)
     width = codes.shape[1]
-    rows = beside(codes, numbers)
-    launch(
-        kernel,
-        width,
-        blocks,
-        _THREADS,
-        (codes, rows, rows, beside(codes, table), np.int32(len(table)), round_down(np.float64(floor)), *more),
-        shared_bytes(width),
-    )
+    work = (beside(codes, numbers), beside(codes, table), np.int32(len(table)))
+    args = (codes, *work, round_down(np.float64(floor)), *more)
+    launch(kernel, args, blocks, threads=_THREADS, width=width, shared_bytes=shared_bytes(width))
 
 
 def shared_bytes(width: int) -> int:

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from udfs.device import beside, chunk_elements, contiguous, launch, on_host, widened
+from udfs.device import THREADS, beside, chunk_elements, contiguous, launch, on_host, widened
 
 Matrix = NDArray[np.float32]
 Doubles = NDArray[np.float64]
@@ -91,7 +91,7 @@ def pair_dots(x: Matrix, i: Indices, y: Matrix, j: Indices) -> Doubles:
     if not on_host(x):
         rows = (contiguous(part) for part in (x, i, y, j))
         args = (*rows, np.int32(x.shape[1]), np.int64(len(i)), out)
-        launch("pair_dots", 16, min(-(-len(i) // 8), 1 << 20), 256, args)
+        launch("pair_dots", args, blocks=min(-(-len(i) // 8), 1 << 20))
         return out
     step = max(1, _CHUNK_ELEMENTS // max(x.shape[1], 1))
     for start in range(0, len(i), step):  # in chunks, so that the gathered float64 rows never add up
@@ -185,25 +185,12 @@ def first_of_equal_rows(x: Matrix, x_sq: Doubles) -> Indices:
     return own
 
 
-def best_per_row(rows: Indices, cols: Indices, scores: Doubles) -> tuple[Indices, Indices, Doubles]:
-    """The best pair of each row: highest score, of equal ones the lowest column.
-
-    At least one pair; they come sorted by row, then column (as `np.nonzero` gives them). Returns the distinct
-    rows, their columns and scores.
-    """
-    starts = np.flatnonzero(np.r_[True, rows[1:] != rows[:-1]])
-    best = np.maximum.reduceat(scores, starts)
-    is_best = scores == np.repeat(best, np.diff(np.r_[starts, len(rows)]))
-    best_rows, first = np.unique(rows[is_best], return_index=True)
-    return best_rows, cols[is_best][first], best
-
-
 def raise_best(best: Doubles, rows: Indices, scores: Doubles) -> None:
     """Raise best (n,) to the highest of the scores (p,) of each of the rows (p,) named."""
     if on_host(best):
         np.maximum.at(best, rows, scores)
-    elif len(rows):
-        launch("raise_best", 16, -(-len(rows) // 256), 256, (rows, scores, np.int64(len(rows)), best))
+    else:
+        launch("raise_best", (rows, scores, np.int64(len(rows)), best), blocks=-(-len(rows) // THREADS))
 
 
 def first_of_best(first: Indices, rows: Indices, cols: Indices, scores: Doubles, best: Doubles) -> None:
@@ -211,9 +198,9 @@ def first_of_best(first: Indices, rows: Indices, cols: Indices, scores: Doubles,
     if on_host(first):
         equal = scores == best[rows]
         np.minimum.at(first, rows[equal], cols[equal])
-    elif len(rows):
+    else:
         args = (rows, cols, scores, np.int64(len(rows)), best, first)
-        launch("first_of_best", 16, -(-len(rows) // 256), 256, args)
+        launch("first_of_best", args, blocks=-(-len(rows) // THREADS))
 
 
 def round_down(x: Doubles | Matrix | np.float64, dtype: Any = np.float32) -> Any:

@@ -6,11 +6,12 @@ from hypothesis import strategies as st
 
 from tests.reference import f32
 from udfs.vectors import (
-    best_per_row,
     cosines,
+    first_of_best,
     first_of_equal_rows,
     pack,
     pair_dots,
+    raise_best,
     screen_margin,
     squared_norms,
     unit_rows,
@@ -93,6 +94,10 @@ def test_rows_that_only_look_equal_stay_apart(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_the_best_pair_of_a_row_is_the_first_of_its_highest() -> None:
-    rows, cols = np.array([0, 0, 0, 3, 5, 5]), np.array([1, 2, 3, 0, 7, 9])
-    best = best_per_row(rows, cols, np.array([0.5, 0.9, 0.9, 0.1, 0.3, 0.4]))
-    assert [b.tolist() for b in best] == [[0, 3, 5], [2, 0, 9], [0.9, 0.1, 0.4]]
+    rows, cols = np.array([5, 0, 0, 3, 0, 5]), np.array([7, 3, 2, 0, 1, 9])
+    scores = np.array([0.3, 0.9, 0.9, 0.1, 0.5, 0.4])
+    best, first = np.array([0.2] * 6), np.full(6, 99)
+    raise_best(best, rows, scores)
+    assert best.tolist() == [0.9, 0.2, 0.2, 0.2, 0.2, 0.4]
+    first_of_best(first, rows, cols, scores, best)
+    assert first.tolist() == [2, 99, 99, 99, 99, 9]

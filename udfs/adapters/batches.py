@@ -95,12 +95,12 @@ def units(batches: Batches) -> Iterator[pa.RecordBatch]:
         yield joined(held)
 
 
-def gathered(rows: Iterable[pa.RecordBatch], most: int) -> Iterator[list[pa.RecordBatch]]:
+def gathered(batches: Iterable[pa.RecordBatch], least: int) -> Iterator[list[pa.RecordBatch]]:
     """Batches in lists of at least so many rows, but for the last."""
     held: list[pa.RecordBatch] = []
-    for batch in rows:
+    for batch in batches:
         held.append(batch)
-        if sum(map(len, held)) >= most:
+        if sum(map(len, held)) >= least:
             yield held
             held = []
     if held:

@@ -7,8 +7,8 @@ constexpr int THREADS = 128;
 constexpr int PARTS = WIDTH / 8;     // of 16 bytes, of a row
 constexpr int PITCH = PARTS + 1;     // of a row in shared memory: so that 8 rows lie in different banks
 
-// Rows first_row and on of `rows` against cols of `cols`. Blocks from first_block on work on it; triangle: only pairs in
-// which the column comes before the row.
+// Which rows of the codes a sweep compares with which: `numbers` names them, `rows` of them from first_row on and `cols`
+// from first_col on. Blocks from first_block on work on it; triangle: only pairs in which the column comes before the row.
 struct Sweep {
   int first_block, first_row, rows, first_col, cols, triangle;
 };
@@ -56,8 +56,8 @@ __device__ __forceinline__ void multiply_tile(float (&sums)[4][8][4], const uint
 
 // Calls found(i, j) for each pair of list positions whose product reaches the floor.
 template <class Found>
-__device__ __forceinline__ void sweep_tiles(const uint4* codes, const int* rows, const int* cols, const Sweep* sweeps,
-                                            int sweep_count, float floor, Found found) {
+__device__ __forceinline__ void sweep_tiles(const uint4* codes, const int* numbers, const Sweep* sweeps, int sweep_count,
+                                            float floor, Found found) {
   int low = 0, high = sweep_count - 1;  // the last sweep that begins at this block or before
   while (low < high) {
     int middle = (low + high + 1) / 2;
@@ -71,8 +71,8 @@ __device__ __forceinline__ void sweep_tiles(const uint4* codes, const int* rows,
   int right = min(left + TILE * STRIP, sweep.triangle ? min(top + TILE, sweep.cols) : sweep.cols);
   if (left >= right) return;
 
-  rows += sweep.first_row;
-  cols += sweep.first_col;
+  const int* rows = numbers + sweep.first_row;
+  const int* cols = numbers + sweep.first_col;
   uint4* a = shared;
   uint4* b = a + TILE * PITCH;  // two tiles, in turns
   load_tile(a, codes, rows + top, sweep.rows - top);
@@ -116,9 +116,9 @@ __device__ __forceinline__ void sweep_tiles(const uint4* codes, const int* rows,
 
 // Sets the flags of both rows of each pair that reaches the floor.
 extern "C" __global__ void __launch_bounds__(THREADS, 2)
-    mark(const uint4* codes, const int* rows, const int* cols, const Sweep* sweeps, int sweep_count, float floor,
+    mark(const uint4* codes, const int* numbers, const Sweep* sweeps, int sweep_count, float floor,
          unsigned char* flags) {
-  sweep_tiles(codes, rows, cols, sweeps, sweep_count, floor, [=](int i, int j) {
+  sweep_tiles(codes, numbers, sweeps, sweep_count, floor, [=](int i, int j) {
     if (!flags[i]) flags[i] = 1;
     if (!flags[j]) flags[j] = 1;
   });
@@ -127,10 +127,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
 // Writes the pairs that reach the floor, in any order, while they are no more than `capacity`; count is above it when
 // they are more, and then may be any such number.
 extern "C" __global__ void __launch_bounds__(THREADS, 2)
-    list_pairs(const uint4* codes, const int* rows, const int* cols, const Sweep* sweeps, int sweep_count, float floor,
+    list_pairs(const uint4* codes, const int* numbers, const Sweep* sweeps, int sweep_count, float floor,
                unsigned int capacity, unsigned int* count, int2* pairs) {
   if (*static_cast<volatile unsigned int*>(count) > capacity) return;
-  sweep_tiles(codes, rows, cols, sweeps, sweep_count, floor, [=](int i, int j) {
+  sweep_tiles(codes, numbers, sweeps, sweep_count, floor, [=](int i, int j) {
     if (*static_cast<volatile unsigned int*>(count) > capacity) return;
     unsigned int at = atomicAdd(count, 1u);
     if (at < capacity) pairs[at] = make_int2(i, j);

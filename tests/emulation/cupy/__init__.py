@@ -23,7 +23,6 @@ _FUNCTIONS = {
     "count_nonzero", "divmod", "einsum", "empty", "empty_like", "fill_diagonal", "flatnonzero", "full_like", "isin",
     "max", "median", "nan_to_num", "nonzero", "triu", "unique", "where", "zeros", "zeros_like",
 }  # fmt: skip
-_AT = {"add", "subtract"}  # maximum.at and minimum.at round float64 to float32
 _LEFT_OUT = {"initial", "where"}  # options of reductions that CuPy has not
 
 
@@ -37,15 +36,13 @@ class ndarray(np.ndarray):  # noqa: N801
         _plain(self)[...] = host
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
-        if method == "at" and ufunc.__name__ not in _AT:
-            raise NotImplementedError(f"{ufunc.__name__}.at")
-        if method not in ("__call__", "at") and ufunc.__name__ not in ("add", "multiply"):
-            raise NotImplementedError(f"{ufunc.__name__}.{method}")
+        if method != "__call__":
+            raise TypeError(f"{ufunc.__name__}.{method}: CuPy lacks most of these, and its maximum.at rounds float64")
         if "where" in options or (isinstance(options.get("out"), tuple) and len(options["out"]) > 1):
             raise TypeError("Wrong arguments")
         arrays = [_own(value) for value in inputs]
         options = {name: _own(value) for name, value in options.items()}
-        result = getattr(ufunc, method)(*arrays, **options)
+        result = ufunc(*arrays, **options)
         return self if options.get("out") and inputs and inputs[0] is self else _wrapped(result)
 
     def __array_function__(self, function: Any, _types: Any, args: Any, options: Any) -> Any:

@@ -7,11 +7,11 @@ import numpy as np
 _TILE = 2048
 
 
-def _pairs(codes: Any, rows: Any, sweeps: Any, floor: Any) -> Any:
+def _pairs(codes: Any, numbers: Any, sweeps: Any, floor: Any) -> Any:
     """The rows of the pairs that reach the floor, some after the other."""
     x = codes.astype(np.float32)
     for _, first_row, row_count, first_col, col_count, triangle in sweeps.tolist():
-        a, b = rows[first_row : first_row + row_count], rows[first_col : first_col + col_count]
+        a, b = numbers[first_row : first_row + row_count], numbers[first_col : first_col + col_count]
         for top in range(0, row_count, _TILE):
             for left in range(0, top + 1 if triangle else col_count, _TILE):
                 i, j = np.nonzero(x[a[top : top + _TILE]] @ x[b[left : left + _TILE]].T >= floor)
@@ -20,16 +20,16 @@ def _pairs(codes: Any, rows: Any, sweeps: Any, floor: Any) -> Any:
                 yield a[i[some]], b[j[some]]
 
 
-def mark(codes: Any, rows: Any, _cols: Any, sweeps: Any, _count: Any, floor: Any, flags: Any) -> None:
-    for i, j in _pairs(codes, rows, sweeps, floor):
+def mark(codes: Any, numbers: Any, sweeps: Any, _count: Any, floor: Any, flags: Any) -> None:
+    for i, j in _pairs(codes, numbers, sweeps, floor):
         flags[i] = flags[j] = 1
 
 
 def list_pairs(
-    codes: Any, rows: Any, _cols: Any, sweeps: Any, _count: Any, floor: Any, capacity: Any, count: Any, pairs: Any
+    codes: Any, numbers: Any, sweeps: Any, _count: Any, floor: Any, capacity: Any, count: Any, pairs: Any
 ) -> None:
     at = 0
-    for i, j in _pairs(codes, rows, sweeps, floor):
+    for i, j in _pairs(codes, numbers, sweeps, floor):
         if at + len(i) <= capacity:
             pairs[at : at + len(i), 0], pairs[at : at + len(i), 1] = i, j
         at += len(i)
