@@ -14,14 +14,14 @@ from pathlib import Path
 import numpy as np
 
 from scripts.bench.data import grow
-from udfs.device import gpu_name, synchronize, to_gpu, use_gpu
+from scripts.bench.rivals import curator_match
+from udfs.device import gpu_name, synchronize, to_gpu, to_host, use_gpu
 from udfs.similarity import GPU_TILE_ROWS, match_sweeps
 from udfs.sketches import principal_basis
 from udfs.vectors import squared_norms, unit_rows
 
 SAMPLE = Path(__file__).parents[2] / "tests" / "data" / "debian_synopses_f16.npy"
 TILE = 8192  # rows of the bare product's tiles
-BATCH = 1024  # of Curator's algorithm, its default
 
 
 def main() -> None:
@@ -65,31 +65,20 @@ def compare(rows: np.ndarray, eps: list[float], coordinates: int, repeats: int) 
         turns = clock(
             repeats,
             lambda e=e: match_sweeps(x, 1 - e, basis, [(everything, everything)], kinds, GPU_TILE_ROWS),  # type: ignore[misc]
-            lambda: curator(unit),
-            lambda: curator(half),
+            lambda: curator_match(unit),
+            lambda: curator_match(half),
             lambda: half_product(half),
         )
-        ours, single, double, product = turns
+        ours, fp32, fp16, product = turns
         score = match_sweeps(x, 1 - e, basis, [(everything, everything)], kinds, GPU_TILE_ROWS)[1]
-        differ = int(np.count_nonzero((score >= 1 - e) != (curator(unit).get() >= 1 - e)))  # type: ignore[attr-defined]
+        differ = int(np.count_nonzero((score >= 1 - e) != (to_host(curator_match(unit)) >= 1 - e)))
         pairs = n * (n - 1) / 2
         width = -(-(coordinates + 1) // 16) * 16
         share = pairs * width / ours / (pairs * dim / product)
-        times = (f"{t * 1e3:.2f} ({t / ours:.1f} x)" for t in (single, double, product))
+        times = (f"{t * 1e3:.2f} ({t / ours:.1f} x)" for t in (fp32, fp16, product))
         rates = (f"{pairs / ours / 1e9:.1f}", f"{share:.0%}")
         cells = (f"{n:,}", dim, f"{e:g}", f"{ours * 1e3:.2f}", *times, *rates, differ)
         print(f"| {' | '.join(map(str, cells))} |", flush=True)
-
-
-def curator(unit: np.ndarray) -> np.ndarray:
-    """NeMo Curator's pairwise_cosine_similarity_batched, step by step: rows by a batch, the triangle, the maxima."""
-    best = np.zeros(len(unit), np.float32, like=unit)
-    for start in range(0, len(unit), BATCH):
-        product = unit @ unit[start : start + BATCH].T
-        triangle = np.triu(product, k=1 - start)
-        best[start : start + BATCH] = triangle.max(axis=0)
-        triangle.argmax(axis=0)
-    return best
 
 
 def half_product(half: np.ndarray) -> None:

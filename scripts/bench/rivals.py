@@ -22,11 +22,12 @@ def save(output: Path, ids: np.ndarray, removed: dict[float, np.ndarray]) -> Non
 
 
 def curator_match(rows: np.ndarray, batch: int = 1024) -> np.ndarray:
-    """NeMo Curator's pairwise_cosine_similarity_batched, in NumPy: for each row the highest cosine with an earlier one.
+    """NeMo Curator's pairwise_cosine_similarity_batched: for each row the highest cosine with an earlier one.
 
-    All rows against a batch of columns, the upper triangle of it, the maximum of each column.
+    All rows against a batch of columns, the upper triangle of it, the maximum of each column; by NumPy, or by CuPy for
+    rows on a GPU.
     """
-    best = np.zeros(len(rows), np.float32)
+    best = np.zeros(len(rows), np.float32, like=rows)
     for start in range(0, len(rows), batch):
         product = rows @ rows[start : start + batch].T
         product = np.triu(product, k=1 - start)

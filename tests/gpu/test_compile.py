@@ -52,8 +52,6 @@ def test_the_kernels_compile_without_spilling_registers(width: int, architecture
     kernels = re.findall(r"Compiling entry function '(\w+)'", report)
     assert sorted(kernels) == ["first_of_best", "list_pairs", "mark", "pair_dots", "raise_best", "widen"]
     assert set(re.findall(r"(\d+) bytes spill", report)) == {"0"}
-    registers = [int(count) for count in re.findall(r"Used (\d+) registers", report)]
-    assert max(registers) <= 255
 
 
 def test_the_widest_screen_that_small_cards_hold() -> None:
