@@ -57,6 +57,11 @@ def _train(spark: SparkSession, options: Options, run: Run, engine: Engine) -> t
         seen = max(0, min(training, rows - others))
         how = {"engine": engine.name, "kmeans_workers": workers, "sample_rows": training}
         return centroids, _sample(spark, options, run, seen, seen + others), how
+    if options.kmeans_sample_rows != "auto" and training < training_rows(rows, k, options, dim, gpu=True):
+        log.warning(
+            "--kmeans-sample-rows %s: on the CPU k-means trains on the %d clips that its 512 MiB on the driver hold",
+            options.kmeans_sample_rows, training,
+        )  # fmt: skip
     sample = _sample(spark, options, run, 0, training + others)
     centroids = train(sample[:training], k, options.seed)
     if len(centroids) < k and options.n_clusters:

@@ -149,6 +149,15 @@ def test_clips_and_parquet_of_the_same_embeddings_agree(tmp_path: Path, real: Pa
     pd.testing.assert_frame_equal(a.table("dedup"), b.table("dedup"), check_exact=True)
 
 
+def test_a_sample_that_the_driver_cannot_hold_is_said(
+    real: Path, run_job: RunJob, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("jobs.planning._SAMPLE_BYTES", 600 * 4 * 384)
+    record = run_job(real, "--n-clusters", "4", "--kmeans-sample-rows", "all").job.records["clustering"]
+    assert record["sample_rows"] == 600
+    assert "--kmeans-sample-rows all: on the CPU k-means trains on the 600 clips" in caplog.text
+
+
 TEXTBOOK = np.array([[1, 2, 3], [4, 5, 6], [7, 8, 9], [10, 11, 12], [1, 2, 3], [1, 2, 3]], np.float32)
 
 
