@@ -8,7 +8,8 @@ RAPIDS = "26.6.*"
 def gpu(cuda: str, cupy: str) -> list[str]:
     """What one CUDA version needs; spark-rapids-ml itself declares no dependencies."""
     rapids = [f"{name}-{cuda}=={RAPIDS}" for name in ("cudf", "cuml", "raft-dask")]
-    return ["spark-rapids-ml==26.6.0", *rapids, cupy, "numpy<2.5", "pyarrow<24"]
+    undeclared = ["packaging", "psutil", "scipy"]
+    return ["spark-rapids-ml==26.6.0", *undeclared, *rapids, cupy, "numpy<2.5", "pyarrow<24"]
 
 
 setup(

@@ -1,7 +1,7 @@
 """The engine of a run: the CPU, or the GPUs that Spark offers, and why."""
 
 import dataclasses
-import importlib.util
+import importlib
 import logging
 import math
 import re
@@ -109,11 +109,14 @@ def lacking(cluster: Cluster, trains: bool) -> str | None:
         return f"{_TASK_GPUS} is not set, so tasks would get no GPU: set it to 1 / the cores of an executor, as 0.125"
     if not cluster.local and cluster.task_gpus > 1:
         return f"{_TASK_GPUS} is {cluster.task_gpus:g}: a task uses one GPU at most, so set it to 1 or a fraction"
-    if trains and importlib.util.find_spec("spark_rapids_ml") is None:
-        return (
-            "k-means on GPUs needs spark-rapids-ml, which this Python has not: "
-            "pip install 'spark-semdedup[gpu-cu12]' (or gpu-cu13), or give --centroids-path"
-        )
+    if trains:
+        try:
+            importlib.import_module("spark_rapids_ml.clustering")
+        except ImportError as e:
+            return (
+                f"k-means on GPUs needs spark-rapids-ml, which the driver's Python cannot import ({e}): "
+                "pip install 'spark-semdedup[gpu-cu12]' (or gpu-cu13), or give --centroids-path"
+            )
     return None
 
 

@@ -1,4 +1,6 @@
 import dataclasses
+import sys
+import types
 
 import pytest
 
@@ -29,11 +31,12 @@ def test_what_is_lacking_is_said_with_what_to_set(cluster: Cluster, message: str
 
 
 def test_spark_rapids_ml_is_asked_for_only_where_it_trains(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    assert "spark-rapids-ml" in (lacking(YARN, trains=True) or "")
+    monkeypatch.setitem(sys.modules, "spark_rapids_ml", types.ModuleType("spark_rapids_ml"))
+    monkeypatch.setitem(sys.modules, "spark_rapids_ml.clustering", None)  # cannot be imported
+    assert "needs spark-rapids-ml, which the driver's Python cannot import (" in (lacking(YARN, trains=True) or "")
     assert lacking(YARN, trains=False) is None
     assert lacking(LOCAL, trains=False) is None
-    monkeypatch.setattr("importlib.util.find_spec", lambda _: object())
+    monkeypatch.setitem(sys.modules, "spark_rapids_ml.clustering", types.ModuleType("spark_rapids_ml.clustering"))
     assert lacking(YARN, trains=True) is None
 
 
