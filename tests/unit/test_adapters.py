@@ -12,11 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from udfs.adapters.batches import task, units
+from udfs.adapters.batches import gathered, task, units
 from udfs.adapters.gpu import Engine
 from udfs.adapters.reading import scan, tally
 from udfs.adapters.screening import cut_placements, place_clips, screen_units
 from udfs.keysets import EVERY_DRAW, clip_keys, draws
+from udfs.screening import placement_type
+from udfs.units import Unit
 from udfs.vectors import pack
 
 SCANNED = pa.schema(
@@ -121,6 +123,39 @@ def test_the_rows_of_a_unit_come_together_wherever_batches_end() -> None:
     joined = list(units(rows.to_batches(max_chunksize=1)))[1]
     assert joined.schema.field("x").type == pa.large_binary()  # may hold more than 2 GiB
     assert list(units([])) == []
+
+
+@given(st.lists(st.integers(0, 9), max_size=30), st.integers(1, 20))
+def test_units_are_gathered_until_they_are_large_enough(sizes: list[int], least: int) -> None:
+    batches = [pa.record_batch({"n": pa.array([size])}) for size in sizes]
+    groups = [
+        [b.column("n")[0].as_py() for b in g] for g in gathered(batches, least, lambda b: b.column("n")[0].as_py())
+    ]
+    assert [size for group in groups for size in group] == sizes
+    assert all(sum(group) >= least for group in groups[:-1])
+    assert all(sum(group[:-1]) < least for group in groups)
+
+
+@pytest.mark.parametrize("engine", [Engine(), Engine(gpu=True)])
+def test_units_are_screened_together_by_their_placements(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However few rows they come packed in, a task holds no more of them than it needs."""
+    monkeypatch.setattr(Engine, "attach", lambda _: None)
+    monkeypatch.setattr("udfs.adapters.gpu._GATHERED_ROWS", 25)
+    together: list[list[int]] = []
+
+    def screen(codes: np.ndarray, _min_score: float, compared: list[Unit]) -> tuple[np.ndarray, int]:
+        together.append([len(unit.home) for unit in compared])
+        return np.zeros(len(codes), bool), 0
+
+    monkeypatch.setattr("udfs.adapters.screening.survivors", screen)
+    monkeypatch.setattr("udfs.adapters.screening.survivors_on_gpu", screen)
+    kind = placement_type(3, 9)
+    packed = [bytes(10 * kind.itemsize)] * 9
+    nothing = pa.nulls(9, pa.binary())
+    number = pa.array(range(9), pa.int32())
+    rows = {"cell": number, "a": number, "b": number, "placements": packed, "near": nothing, "repeated": nothing}
+    list(screen_units(3, 9, 0.9, engine)([pa.record_batch(rows)]))
+    assert together == ([[10, 10, 10]] * 3 if engine.gpu else [[10]] * 9)
 
 
 def test_the_scan_keeps_what_the_sample_and_the_rejects_need() -> None:

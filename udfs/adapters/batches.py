@@ -95,14 +95,18 @@ def units(batches: Batches) -> Iterator[pa.RecordBatch]:
         yield joined(held)
 
 
-def gathered(batches: Iterable[pa.RecordBatch], least: int) -> Iterator[list[pa.RecordBatch]]:
-    """Batches in lists of at least so many rows, but for the last."""
+def gathered(
+    batches: Iterable[pa.RecordBatch], least: int, size: Callable[[pa.RecordBatch], int] = len
+) -> Iterator[list[pa.RecordBatch]]:
+    """Batches in lists whose sizes add up to `least`, but for the last; none is longer than that takes."""
     held: list[pa.RecordBatch] = []
+    total = 0
     for batch in batches:
         held.append(batch)
-        if sum(map(len, held)) >= least:
+        total += size(batch)
+        if total >= least:
             yield held
-            held = []
+            held, total = [], 0
     if held:
         yield held
 

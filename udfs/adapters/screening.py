@@ -165,7 +165,11 @@ def screen_units(m: int, cells: int, min_score: float, engine: Engine) -> ArrowF
         engine.attach()
         screen = survivors_on_gpu if engine.gpu else survivors
         kind, pairs = placement_type(m, cells), 0
-        for group in gathered(units(batches), engine.gathered_rows):
+
+        def placements(unit: pa.RecordBatch) -> int:
+            return (pc.sum(pc.binary_length(unit.column("placements"))).as_py() or 0) // kind.itemsize
+
+        for group in gathered(units(batches), engine.gathered_rows, placements):
             placed = [unpack_as(unit.column("placements").drop_null(), kind) for unit in group]
             compared = [_compared(unit, rows) for unit, rows in zip(group, placed, strict=True)]
             found, bounded = screen(np.concatenate([rows["sketch"] for rows in placed]), min_score, compared)
