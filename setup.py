@@ -36,6 +36,7 @@ setup(
         # S3 itself is read through hadoop-aws (a JVM package); boto3 is for its credentials and uploads.
         "s3": ["boto3>=1.34"],
         "bench": ["semhash>=0.5", "threadpoolctl"],
+        "fuzz": ["atheris>=2.3"],
         "dev": ["hypothesis>=6.100", "mypy>=1.13", "pandas-stubs<3", "pytest>=8", "ruff>=0.8"],
     },
     entry_points={"console_scripts": ["semdedup = jobs.dedup:main"]},

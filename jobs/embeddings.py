@@ -23,7 +23,7 @@ from jobs.session import settings
 from jobs.sources import Source
 from jobs.stages import Record, Run
 from jobs.storage import Storage
-from udfs import decode
+from udfs import decode, reasons
 from udfs.adapters.batches import ArrowFunction, task
 from udfs.adapters.gpu import Engine
 from udfs.adapters.reading import SCANNED_COLUMNS, draw_clips, scan, tally, usable
@@ -51,7 +51,7 @@ def load(spark: SparkSession, options: Options, run: Run, source: Source, engine
     dim = max(usable, key=lambda d: (usable[d], d), default=None)
     rejected = []
     if unusable or len(usable) > 1:
-        other_dim = F.when(F.col("dim") != F.lit(dim), decode.WRONG_DIMENSION).otherwise(F.col("reason"))
+        other_dim = F.when(F.col("dim") != F.lit(dim), reasons.WRONG_DIMENSION).otherwise(F.col("reason"))
         rejected.append(rows.withColumn("reason", other_dim).filter("reason is not null"))
     if repeats:
         run.storage.write_table(_duplicate_ids(rows.filter(F.col("dim") == F.lit(dim))), run.work("duplicate_ids"))
@@ -66,7 +66,7 @@ def load(spark: SparkSession, options: Options, run: Run, source: Source, engine
         "scanned_share": share,
         "dim": dim,
         "rows": sum(usable.values()) + unusable + len(overlooked),
-        "accepted": (usable[dim] if dim else 0) - rejected_by_reason.get(decode.DUPLICATE_ID, 0),
+        "accepted": (usable[dim] if dim else 0) - rejected_by_reason.get(reasons.DUPLICATE_ID, 0),
         "rejected": sum(rejected_by_reason.values()),
         "rejected_by_reason": rejected_by_reason,
         "bytes_written": run.storage.size(run.work("embeddings")),
@@ -159,7 +159,7 @@ def _usable_rows(run: Run) -> DataFrame:
     """The whole rows that may take part: all clips where the input was packed, else those drawn."""
     loaded = run.records["embeddings"]
     rows = _whole(run.storage.table(run.work("embeddings"))).filter(f"reason is null and dim = {loaded['dim']}")
-    if decode.DUPLICATE_ID in loaded["rejected_by_reason"]:
+    if reasons.DUPLICATE_ID in loaded["rejected_by_reason"]:
         rows = rows.join(run.storage.table(run.work("duplicate_ids")).select("row"), "row", "left_anti")
     return rows
 
@@ -218,7 +218,7 @@ def _overlooked_clips(
         for path in storage.glob(source.path, "{[_.]*,*/[_.]*}")
         if path.endswith(decode.SUFFIXES) and _is_hidden(path.rsplit("/", 1)[-1])
     ]
-    overlooked = [(decode.clip_id(path), path, decode.HIDDEN_NAME) for path in hidden]
+    overlooked = [(decode.clip_id(path), path, reasons.HIDDEN_NAME) for path in hidden]
     listed: Any = files._jdf.inputFiles()  # stays in the JVM unless some are missing: there may be millions
     if len(listed) != rows.count():
         jvm: Any = spark._jvm
@@ -227,7 +227,7 @@ def _overlooked_clips(
             pd.DataFrame({"source": [unquote(uri).replace("file:///", "file:/", 1) for uri in uris]}), "source string"
         )
         missing = paths.join(rows.select("source"), "source", "left_anti").collect()
-        overlooked += [(decode.clip_id(row.source), row.source, decode.UNREADABLE) for row in missing]
+        overlooked += [(decode.clip_id(row.source), row.source, reasons.UNREADABLE) for row in missing]
     return overlooked
 
 
@@ -243,7 +243,7 @@ def _duplicate_ids(rows: DataFrame) -> DataFrame:
     content = [name for name in rows.columns if name not in ("id", "source", "draw", "row")]
     window = Window.partitionBy("id").orderBy(*content, "source", "row")
     numbered = usable.join(repeated, "id", "left_semi").withColumn("nth", F.row_number().over(window))
-    return numbered.filter("nth > 1").select("row", "id", "source", F.lit(decode.DUPLICATE_ID).alias("reason"))
+    return numbered.filter("nth > 1").select("row", "id", "source", F.lit(reasons.DUPLICATE_ID).alias("reason"))
 
 
 def _check(record: Record, options: Options) -> None:

@@ -9,10 +9,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from udfs import decode
+from udfs import decode, reasons
 from udfs.vectors import Matrix, pack
 
 _READ_ROWS = 16_384
+_READ_VALUES = 8 << 20  # of embeddings in a batch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,12 +35,14 @@ def read_part(part: FilePart, id_column: str, embedding_column: str) -> Iterator
         groups = [(n, _middle(file.metadata.row_group(n))) for n in range(file.num_row_groups)]
         mine = [n for n, middle in groups if part.start <= middle < part.stop]
         there = [name for name in (id_column, embedding_column) if name in file.schema_arrow.names]
-        for batch in file.iter_batches(_READ_ROWS, mine, there, use_threads=False):
-            ids, lists = (
-                batch.column(name) if name in there else pa.nulls(len(batch), kind)
-                for name, kind in ((id_column, pa.string()), (embedding_column, pa.list_(pa.float32())))
-            )
-            yield ids.cast(pa.string()), _plain(lists)
+        for group in mine:
+            rows = _batch_rows(file.metadata.row_group(group), embedding_column)
+            for batch in file.iter_batches(rows, [group], there, use_threads=False):
+                ids, lists = (
+                    batch.column(name) if name in there else pa.nulls(len(batch), kind)
+                    for name, kind in ((id_column, pa.string()), (embedding_column, pa.list_(pa.float32())))
+                )
+                yield ids.cast(pa.string()), _plain(lists)
 
 
 def outline(files: Iterable[FilePart], embedding_column: str) -> tuple[int, int]:
@@ -52,10 +55,30 @@ def outline(files: Iterable[FilePart], embedding_column: str) -> tuple[int, int]
         with _opened(part) as file:
             rows += file.metadata.num_rows
             if not dim:
-                there = [embedding_column] if embedding_column in file.schema_arrow.names else []
-                first = next(file.iter_batches(1000, columns=there, use_threads=False), None) if there else None
-                dim = 0 if first is None else pc.max(pc.list_value_length(_plain(first.column(0)))).as_py() or 0
+                dim = _first_dim(file, embedding_column)
     return rows, dim
+
+
+def _first_dim(file: pq.ParquetFile, embedding_column: str) -> int:
+    if embedding_column not in file.schema_arrow.names or file.num_row_groups == 0:
+        return 0
+    rows = min(1000, _batch_rows(file.metadata.row_group(0), embedding_column))
+    first = next(file.iter_batches(rows, columns=[embedding_column], use_threads=False), None)
+    return 0 if first is None else pc.max(pc.list_value_length(_plain(first.column(0)))).as_py() or 0
+
+
+def _batch_rows(group: pq.RowGroupMetaData, embedding_column: str) -> int:
+    """The rows of a batch, so that their embeddings fit _READ_VALUES.
+
+    Raises ValueError where the embeddings are longer than any that are taken: a file of a few kilobytes may hold
+    lists of a billion equal values.
+    """
+    columns = [group.column(n) for n in range(group.num_columns)]
+    values = max((c.num_values for c in columns if c.path_in_schema.startswith(f"{embedding_column}.")), default=0)
+    length = values // max(group.num_rows, 1)
+    if length > decode.MAX_DIM:
+        raise ValueError(f"its lists in {embedding_column} hold {length} values, more than the {decode.MAX_DIM} taken")
+    return int(max(1, min(_READ_ROWS, _READ_VALUES // max(length, 1))))
 
 
 @contextmanager
@@ -63,7 +86,7 @@ def _opened(part: FilePart) -> Iterator[pq.ParquetFile]:
     try:
         with pq.ParquetFile(part.path) as file:
             yield file
-    except (OSError, pa.ArrowException) as e:
+    except (OSError, ValueError, pa.ArrowException) as e:
         raise ValueError(f"{part.uri} cannot be read as Parquet: {str(e).splitlines()[0]}") from e
 
 
@@ -76,6 +99,18 @@ def _middle(group: pq.RowGroupMetaData) -> int:
     columns = [group.column(n) for n in range(group.num_columns)]
     starts = [c.dictionary_page_offset or c.data_page_offset for c in columns]
     return int(min(starts) + sum(c.total_compressed_size for c in columns) // 2)
+
+
+def text_column(ids: pa.Array) -> tuple[pa.Array, pa.Array]:
+    """Ids with what is not UTF-8 in them replaced, and whether each was text (true for null)."""
+    try:
+        ids.validate(full=True)
+        return ids, pa.repeat(pa.scalar(True), len(ids))
+    except pa.ArrowInvalid:
+        raw = [value.as_buffer().to_pybytes() if value.is_valid else None for value in ids]
+        text = [value and value.decode(errors="replace") for value in raw]
+        same = [not value or value == str(shown).encode() for value, shown in zip(raw, text, strict=True)]
+        return pa.array(text, pa.string()), pa.array(same)
 
 
 def pack_list_column(lists: pa.ListArray) -> tuple[pa.Array, pa.Array, pa.Array]:
@@ -101,7 +136,7 @@ def _as_clean_matrix(lists: pa.ListArray) -> Matrix | None:
 
 def _pack_list(value: pa.ListScalar) -> decode.Decoded:
     if not value.is_valid or value.values.null_count:
-        return decode.Decoded(None, None, decode.NULL)
+        return decode.Decoded(None, None, reasons.NULL)
     return decode.pack_vector(value.values.to_numpy(zero_copy_only=False))
 
 

@@ -5,7 +5,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from udfs.parquet import FilePart, outline, pack_list_column, read_part
+from udfs import decode
+from udfs.parquet import FilePart, outline, pack_list_column, read_part, text_column
 
 
 def whole(path: Path) -> FilePart:
@@ -74,3 +75,29 @@ def test_a_broken_file_is_named(tmp_path: Path) -> None:
     path.write_bytes(content[:-4])
     with pytest.raises(ValueError, match="file:///x cannot be read as Parquet: "):
         outline([whole(path)], "embedding")
+
+
+def test_lists_of_a_billion_equal_values_are_refused_unread(tmp_path: Path) -> None:
+    path = tmp_path / "x.parquet"
+    lists = pa.array([np.ones(3 * decode.MAX_DIM, np.float32)] * 2, pa.list_(pa.float32()))
+    pq.write_table(pa.table({"id": ["a", "b"], "embedding": lists}), path)
+    assert path.stat().st_size < 100_000
+    for read in (lambda: outline([whole(path)], "embedding"), lambda: list(read_part(whole(path), "id", "embedding"))):
+        with pytest.raises(ValueError, match=r"file:///x cannot be read .* hold 6291456 values, more than the 2097152"):
+            read()
+
+
+def test_long_embeddings_come_in_small_batches(tmp_path: Path) -> None:
+    path = tmp_path / "x.parquet"
+    lists = pa.array([np.ones(1 << 20, np.float32)] * 20, pa.list_(pa.float32()))
+    pq.write_table(pa.table({"id": [str(n) for n in range(20)], "embedding": lists}), path)
+    assert [len(ids) for ids, _ in read_part(whole(path), "id", "embedding")] == [8, 8, 4]
+
+
+def test_ids_that_are_no_text_are_told_apart() -> None:
+    raw = pa.array([b"ok", b"d\xc3\xa9", b"bad \xff", None, b"", b"\xed\xa0\x80"], pa.binary())
+    buffers = raw.buffers()
+    ids, are_text = text_column(pa.StringArray.from_buffers(6, buffers[1], buffers[2], buffers[0], raw.null_count))
+    assert ids.to_pylist()[:5] == ["ok", "dé", "bad \ufffd", None, ""]
+    assert are_text.to_pylist() == [True, True, False, True, True, False]
+    assert text_column(pa.array(["a", None]))[1].to_pylist() == [True, True]

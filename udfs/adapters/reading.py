@@ -6,10 +6,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from udfs import decode
+from udfs import decode, reasons
 from udfs.adapters.batches import ArrowFunction, Batches, Broadcast, columns_of, ddl, filled, record_batch
 from udfs.keysets import EVERY_DRAW, draws
-from udfs.parquet import FilePart, clip_columns, pack_list_column, read_part
+from udfs.parquet import FilePart, clip_columns, pack_list_column, read_part, text_column
 from udfs.units import run_starts
 from udfs.vectors import Indices, pack_runs, squared_norms, unit_rows, unpack, unpack_as
 
@@ -56,13 +56,14 @@ def pack_lists(batches: Batches) -> Iterator[pa.RecordBatch]:
     for batch in batches:
         columns = columns_of(batch)
         embedding, dim, reason = pack_list_column(columns.pop("embedding"))
-        ids = columns.pop("id")
+        ids, are_text = text_column(columns.pop("id"))
+        reason = pc.if_else(are_text, reason, reasons.BAD_ID)
         yield record_batch(
             id=ids,
             source=columns.pop("source"),
             embedding=embedding,
             dim=dim,
-            reason=pc.if_else(ids.is_valid(), reason, decode.NULL),
+            reason=pc.if_else(ids.is_valid(), reason, reasons.NULL),
             **columns,
         )
 
