@@ -8,22 +8,19 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import reduce
-from typing import Any
-from urllib.parse import unquote
 
 import pandas as pd
 from pyspark.sql import DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
 from jobs.errors import JobError
+from jobs.listing import overlooked
 from jobs.options import Options
 from jobs.planning import auto_clusters, look_rows, training_rows
 from jobs.readers import Reader, reader
 from jobs.session import settings
-from jobs.sources import Source
 from jobs.stages import Record, Run
-from jobs.storage import Storage
-from udfs import decode, reasons
+from udfs import reasons
 from udfs.adapters.batches import ArrowFunction, task
 from udfs.adapters.gpu import Engine
 from udfs.adapters.reading import SCANNED_COLUMNS, draw_clips, scan, tally, usable
@@ -32,11 +29,12 @@ from udfs.keysets import EVERY_DRAW
 _REJECTED_COLUMNS = "id string, source string, reason string"
 
 
-def load(spark: SparkSession, options: Options, run: Run, source: Source, engine: Engine) -> Record:
+def load(spark: SparkSession, options: Options, run: Run, engine: Engine) -> Record:
     """Write what a scan of the input finds, and rejected/; returns the counts and the dimension.
 
     Of the usable clips all rows are written, or only those that the sample may need.
     """
+    source = run.source
     reading = reader(spark, source, options)
     share = 1.0 if source.format == "clips" else _share_to_scan(options, reading, engine)
     scanned = _scan(spark, options, run, reading, share)
@@ -45,7 +43,6 @@ def load(spark: SparkSession, options: Options, run: Run, source: Source, engine
         share = 1.0
         scanned = _scan(spark, options, run, reading, share)
     rows = _whole(scanned)
-    overlooked = _overlooked_clips(spark, run.storage, source, reading.files, rows) if source.format == "clips" else []
 
     # The dimension that most usable rows have, of equally common ones the greater.
     dim = max(usable, key=lambda d: (usable[d], d), default=None)
@@ -56,8 +53,10 @@ def load(spark: SparkSession, options: Options, run: Run, source: Source, engine
     if repeats:
         run.storage.write_table(_duplicate_ids(rows.filter(F.col("dim") == F.lit(dim))), run.work("duplicate_ids"))
         rejected.append(run.storage.table(run.work("duplicate_ids")))
-    if overlooked:
-        rejected.append(spark.createDataFrame(overlooked, _REJECTED_COLUMNS))
+    count = sum(usable.values()) + unusable
+    if source.format == "clips":
+        others, count = overlooked(spark, run.storage, source, reading.files, rows, count)
+        rejected += [others] if others else []
     rejected_by_reason = _write_rejected(rejected or [rows.filter("false")], run)
     record = {
         "source": source.path,
@@ -65,7 +64,7 @@ def load(spark: SparkSession, options: Options, run: Run, source: Source, engine
         "packed": share == 1,
         "scanned_share": share,
         "dim": dim,
-        "rows": sum(usable.values()) + unusable + len(overlooked),
+        "rows": count,
         "accepted": (usable[dim] if dim else 0) - rejected_by_reason.get(reasons.DUPLICATE_ID, 0),
         "rejected": sum(rejected_by_reason.values()),
         "rejected_by_reason": rejected_by_reason,
@@ -88,7 +87,7 @@ class Clips:
             kinds = {field.name: field.dataType.simpleString() for field in self._frame.schema}
             self.rank_kinds = {name: kind for name, kind in kinds.items() if name.startswith("rank_")}
         else:
-            reading = reader(spark, Source(loaded["source"], loaded["format"]), options)
+            reading = reader(spark, run.source, options)
             self._frame = reading.frame
             self._functions = (reading.function, usable(loaded["dim"]))
             self._settings |= reading.settings
@@ -98,6 +97,10 @@ class Clips:
     def map(self, function: ArrowFunction, schema: str) -> DataFrame:
         """A function of batches (id, embedding packed, rank_0, …) over all clips; computed inside `reading`."""
         return self._frame.mapInArrow(task(*self._functions, function), schema)
+
+    def ranks(self) -> DataFrame:
+        """The id of each clip, and rank_0, …; no embedding is read."""
+        return self._frame.select("id", *self.rank_kinds)
 
     @contextmanager
     def reading(self) -> Iterator[None]:
@@ -197,43 +200,14 @@ def _count(scanned: DataFrame) -> tuple[dict[int, int], int, bool]:
 
 def _write_rejected(tables: list[DataFrame], run: Run) -> dict[str, int]:
     """Write the rejected rows, and count by reason what was written."""
-    columns = [table.select("id", "source", "reason") for table in tables]
-    reduce(DataFrame.unionByName, columns).hint("rebalance").write.mode("overwrite").parquet(run.path("rejected"))
+    # A path may hold the login of a filesystem that takes it from there.
+    source = F.regexp_replace("source", "://[^/@:]*:[^/@]*@", "://***@").alias("source")
+    columns = [table.select("id", source, "reason") for table in tables]
+    rejected = reduce(DataFrame.unionByName, columns).hint("rebalance")  # in few files
+    run.storage.write_output(rejected, run.path("rejected"))
     written = run.storage.table(run.path("rejected"), _REJECTED_COLUMNS)
     by_reason = written.groupBy("reason").agg(F.count("*").alias("clips"))
     return {row.reason: row.clips for row in by_reason.orderBy("reason").collect()}
-
-
-def _overlooked_clips(
-    spark: SparkSession, storage: Storage, source: Source, files: DataFrame, rows: DataFrame
-) -> list[tuple[str, str, str]]:
-    """Clip files that Spark passes over in silence: (id, source, reason) of each, to be rejected aloud.
-
-    Those are empty files, and names that Hadoop hides because they begin with `_` or `.`.
-    """
-    if storage.is_file(source.path):
-        return []
-    hidden = [
-        path
-        for path in storage.glob(source.path, "{[_.]*,*/[_.]*}")
-        if path.endswith(decode.SUFFIXES) and _is_hidden(path.rsplit("/", 1)[-1])
-    ]
-    overlooked = [(decode.clip_id(path), path, reasons.HIDDEN_NAME) for path in hidden]
-    listed: Any = files._jdf.inputFiles()  # stays in the JVM unless some are missing: there may be millions
-    if len(listed) != rows.count():
-        jvm: Any = spark._jvm
-        uris = jvm.org.apache.hadoop.util.StringUtils.join("\n", listed).split("\n")
-        paths = spark.createDataFrame(
-            pd.DataFrame({"source": [unquote(uri).replace("file:///", "file:/", 1) for uri in uris]}), "source string"
-        )
-        missing = paths.join(rows.select("source"), "source", "left_anti").collect()
-        overlooked += [(decode.clip_id(row.source), row.source, reasons.UNREADABLE) for row in missing]
-    return overlooked
-
-
-def _is_hidden(name: str) -> bool:
-    """The rule of Spark's file listing (HadoopFSUtils.shouldFilterOutPathName)."""
-    return name[0] == "." or ("=" not in name and not name.startswith(("_metadata", "_common_metadata")))
 
 
 def _duplicate_ids(rows: DataFrame) -> DataFrame:

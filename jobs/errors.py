@@ -2,11 +2,16 @@
 
 import re
 
+from jobs.redaction import redact
+
 _TRACEBACK = "Traceback (most recent call last):"
 
 
 class JobError(Exception):
-    """What is wrong, with the flag or column, the value, what is legal and what to do."""
+    """What is wrong, with the flag or column, the value, what is legal and what to do; shown without secrets."""
+
+    def __str__(self) -> str:
+        return redact(super().__str__())
 
 
 class UsageError(JobError):
@@ -20,3 +25,22 @@ def one_line(message: str) -> str:
     rest = [line for line, begin in zip(lines, begins, strict=True) if not begin]
     raised = [line for line in rest if re.match(r"[\w.]*(Error|Exception|ArrowInvalid|Warning)\b.*: ", line)]
     return raised[-1] if raised and any(begins) else lines[0]
+
+
+# What a user sees when the machine is at fault, and what helps.
+_AGAIN = "then give the same command again"
+_ADVICE = {
+    r"No space left on device|Disk quota exceeded|ENOSPC": "a disk is full: free space where --output-path is and in "
+    f"spark.local.dir, {_AGAIN}",
+    r"OutOfMemoryError|MemoryError|Cannot allocate memory|memory limits|exceeding (physical )?memory|code 137": "out "
+    f"of memory: see docs/operations.md, {_AGAIN}",
+    r"Python worker exited unexpectedly": "a Python worker was killed, mostly for its memory: see docs/operations.md, "
+    f"{_AGAIN}",
+    r"Answer from Java side is empty|while sending or receiving": "the driver's JVM has ended: see its last lines "
+    f"above, and docs/operations.md, {_AGAIN}",
+}
+
+
+def advice(message: str) -> str:
+    """What to do about a message of Spark's, as an ending to it; empty where nothing is known."""
+    return next((f" ({what})" for symptom, what in _ADVICE.items() if re.search(symptom, message)), "")

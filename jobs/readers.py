@@ -11,6 +11,7 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from jobs.errors import JobError
+from jobs.listing import file_table, files_per_task, name_filter
 from jobs.options import Options
 from jobs.sources import Source
 from jobs.storage import escape_glob
@@ -57,25 +58,13 @@ def reader(spark: SparkSession, source: Source, options: Options) -> Reader:
 def _clip_files(spark: SparkSession, source: Source, options: Options) -> Reader:
     if options.rank_by:
         raise JobError("--rank-by needs columns to rank by: clip files have none, Parquet may")
-    reading = spark.read.format("binaryFile").option("recursiveFileLookup", "true")
-    suffixes = ",".join(suffix[1:] for suffix in decode.SUFFIXES)
-    files = reading.option("pathGlobFilter", f"*.{{{suffixes}}}").load(escape_glob(source.path))
-    # Spark fills a task by the bytes of its files plus a cost for opening each. With a cost above all their
-    # bytes together, what counts is the number of files.
-    cost = min(2**40, 2**62 // options.files_per_partition)
-    settings = {
-        "spark.sql.files.openCostInBytes": cost,
-        "spark.sql.files.maxPartitionBytes": cost * options.files_per_partition,
-        "spark.sql.files.minPartitionNum": 1,
-    }
-    return Reader(files, files.select("path", "content"), decode_clips, {}, settings)
+    files = file_table(spark, source, options)
+    small = files.filter(F.col("length") <= decode.MAX_BYTES)
+    return Reader(files, small.select("path", "content"), decode_clips, {}, files_per_task(options))
 
 
 def _parquet(spark: SparkSession, source: Source, options: Options) -> Reader:
-    reading = spark.read.option("recursiveFileLookup", "true")
-    if options.input_format == "auto":
-        reading = reading.option("pathGlobFilter", "*.parquet")
-    table = reading.parquet(escape_glob(source.path))
+    table = spark.read.options(**name_filter(source, options)).parquet(escape_glob(source.path))
     types = {field.name: field.dataType for field in table.schema}
     _check_column(types, "--id-column", options.id_column, (T.StringType, T.IntegralType), "text or whole numbers")
     _check_column(types, "--embedding-column", options.embedding_column, (T.ArrayType,), _EMBEDDING_TYPES)

@@ -9,6 +9,9 @@ from jobs.options import Options
 from jobs.storage import Storage
 from udfs import decode
 
+# Everything this job writes below --output-path beside run.json, and so all that --overwrite removes.
+OUTPUTS = ("dedup", "dedup_summary.csv", "clustering", "extraction", "rejected", "_work")
+
 _LOOK_AT = 1000  # entries of a folder that decide its format
 _SPLIT_OUTPUT_FOLDER = re.compile(r".+_embd(_.+)?")  # iv2_embd, ce1_embd_256p_parquet, …
 
@@ -24,16 +27,25 @@ class Source:
 def locate(storage: Storage, options: Options) -> Source:
     """Find the embeddings at --input-embeddings-path, or in the split pipeline's output root there.
 
-    Raises JobError when nothing is there, when it is not clear which files are meant, and when --output-path
-    lies among them.
+    Raises JobError when nothing is there, when it is not clear which files are meant, and when --output-path is a
+    file, or lies so that reading and writing would get in each other's way.
     """
     source = _look(storage, options.input_embeddings_path, options.input_format)
-    inside = storage.qualified(source.path).rstrip("/") + "/"
-    if (storage.qualified(options.output_path).rstrip("/") + "/").startswith(inside):
+    output = options.output_path.rstrip("/")
+    if storage.is_file(output):
+        raise JobError(f"--output-path {output} is a file: choose a folder")
+    if storage.lies_in(output, source.path):
         raise JobError(
-            f"--output-path {options.output_path} lies inside the embeddings at {source.path}: "
+            f"--output-path {output} lies inside the embeddings at {source.path}: "
             "the next run would read the results as input; choose a folder elsewhere"
         )
+    for flag, path in (("--input-embeddings-path", source.path), ("--centroids-path", options.centroids_path)):
+        for name in OUTPUTS:
+            if path and storage.lies_in(path, f"{output}/{name}"):
+                raise JobError(
+                    f"{flag} {path} lies in {output}/{name}, which the job writes anew: move it, or choose another "
+                    "--output-path"
+                )
     return source
 
 

@@ -1,6 +1,7 @@
 """Small files and folders on any Hadoop filesystem, from the driver."""
 
 import json
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ class Entry:
 
     name: str
     is_dir: bool
+    modified: int  # ms since 1970, by the storage's clock
 
 
 class Storage:
@@ -36,9 +38,22 @@ class Storage:
             raise JobError(f"{uri}: {java_message(e)}") from None
 
     def qualified(self, uri: str) -> str:
-        """The path with its scheme and host, for comparing paths."""
+        """The path with its scheme and host, and local links resolved, for comparing paths."""
+        local = self.local_path(uri)
+        if local:
+            return f"file:{os.path.realpath(local)}"
         filesystem, path = self._open(uri)
-        return str(filesystem.makeQualified(path).toString())
+        return str(filesystem.makeQualified(path).toString()).rstrip("/")
+
+    def lies_in(self, uri: str, folder: str) -> bool:
+        """Whether a path is a folder or lies below it."""
+        return f"{self.qualified(uri)}/".startswith(f"{self.qualified(folder).rstrip('/')}/")
+
+    def local_path(self, uri: str) -> str | None:
+        """The absolute path on this machine's disks; None for any other storage."""
+        filesystem, path = self._open(uri)
+        whole = filesystem.makeQualified(path).toUri()
+        return str(whole.getPath()) if whole.getScheme() == "file" else None
 
     def exists(self, uri: str) -> bool:
         filesystem, path = self._open(uri)
@@ -58,7 +73,8 @@ class Storage:
         listing = filesystem.listStatusIterator(path)
         while len(found) < limit and listing.hasNext():
             status = listing.next()
-            found.append(Entry(status.getPath().getName(), bool(status.isDirectory())))
+            name, modified = status.getPath().getName(), int(status.getModificationTime())
+            found.append(Entry(name, bool(status.isDirectory()), modified))
         return sorted(found, key=lambda entry: entry.name)
 
     def glob(self, uri: str, pattern: str) -> list[str]:
@@ -82,6 +98,11 @@ class Storage:
             stream.write(content)
         finally:
             stream.close()
+
+    def modified(self, uri: str) -> int:
+        """When a file was last written, in ms since 1970, by the storage's clock."""
+        filesystem, path = self._open(uri)
+        return int(filesystem.getFileStatus(path).getModificationTime())
 
     def delete(self, uri: str) -> None:
         """Delete a file or a whole folder; a missing one is fine."""
@@ -116,14 +137,24 @@ class Storage:
         writer = table.write.option("compression", "none").option("parquet.enable.dictionary", "false")
         writer.mode("overwrite").parquet(uri)
 
+    def write_output(self, table: DataFrame, uri: str, *folders: str) -> None:
+        """Write a Parquet table of the results, with a folder for each value of the columns `folders`.
+
+        Whatever lay there goes first, also where the session would overwrite only the folders it writes to.
+        """
+        self.delete(uri)
+        table.write.mode("overwrite").option("partitionOverwriteMode", "static").partitionBy(*folders).parquet(uri)
+
     def read_json(self, uri: str) -> dict[str, Any] | None:
         """The object in a JSON file; None when there is no such file, or only a half-written one."""
-        if not self.is_file(uri):
-            return None
         try:
             value = json.loads(self.read(uri))
         except ValueError:
             return None
+        except Py4JJavaError as e:
+            if "FileNotFound" in str(e.java_exception.getClass().getName()):
+                return None
+            raise
         return value if isinstance(value, dict) else None
 
     def write_json(self, uri: str, value: dict[str, Any]) -> None:

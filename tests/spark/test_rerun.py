@@ -1,14 +1,30 @@
 """Reruns: resumed, refused, or started afresh."""
 
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
+from pyspark.sql import SparkSession
 
 from jobs import dedup
 from jobs.errors import JobError
+from jobs.storage import Storage
 from tests.reference import real_embeddings
-from tests.spark.conftest import RunJob, write_parquet
+from tests.spark.conftest import Result, RunJob, write_parquet
+
+TABLES = ("dedup", "clustering/assignments", "rejected")
+
+
+def assert_equal(one: Result, other: Result) -> None:
+    for table in TABLES:
+        pd.testing.assert_frame_equal(one.table(table), other.table(table), check_exact=True)
 
 
 @pytest.fixture
@@ -45,8 +61,10 @@ def test_a_run_that_died_goes_on_and_ends_the_same(
     resumed = run_job(source, "--n-clusters", "4")
     assert calls.count(broken) == 2
     assert all(calls.count(name) == 1 for name in stages if name != broken)
-    pd.testing.assert_frame_equal(whole.table("dedup"), resumed.table("dedup"), check_exact=True)
-    assert not (resumed.output / "_work").exists()
+    assert_equal(whole, resumed)
+    assert sorted(p.name for p in resumed.output.iterdir()) == [
+        "clustering", "dedup", "dedup_summary.csv", "rejected", "run.json",
+    ]  # fmt: skip
 
 
 def test_a_finished_run_is_not_done_again(source: Path, run_job: RunJob) -> None:
@@ -77,7 +95,7 @@ def test_a_folder_of_somebody_else_is_refused_and_survives_overwriting(
 ) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.txt").write_text("years of work")
-    with pytest.raises(JobError, match=r"--output-path .*out is not empty and holds no run of this job"):
+    with pytest.raises(JobError, match=r"--output-path .*out is not empty \(thesis.txt\) and holds no run of this job"):
         run_job(source, "--n-clusters", "4")
     run_job(source, "--n-clusters", "4", "--overwrite")
     assert (tmp_path / "out" / "thesis.txt").read_text() == "years of work"
@@ -92,3 +110,227 @@ def test_an_output_path_that_is_a_file_or_lies_in_the_input_is_refused(
     with pytest.raises(JobError, match=r"--output-path .*/in/out lies inside the embeddings"):
         run_job(source, output="in/out")
     assert [p.name for p in source.glob("*.parquet")] == ["part-00000.parquet"]
+
+
+def test_run_json_says_where_the_run_stands(
+    source: Path, tmp_path: Path, run_job: RunJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(*_: object) -> None:
+        raise ConnectionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(dedup, "match", die)
+        with pytest.raises(ConnectionError):
+            run_job(source, "--n-clusters", "4")
+    manifest = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert manifest["state"] == "running"
+    states = {name: record["state"] for name, record in manifest["stages"].items()}
+    assert states == dict.fromkeys(("embeddings", "clustering", "placement", "screening"), "complete") | {
+        "matching": "running"
+    }
+    run_job(source, "--n-clusters", "4")
+    manifest = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert manifest["state"] == "complete"
+    assert {record["state"] for record in manifest["stages"].values()} == {"complete"}
+    assert manifest["input"]["files"] == 1
+
+
+@pytest.mark.parametrize("torn", [b"", b'{"job": "spark-semdedup", "sta'])
+def test_a_run_json_torn_by_a_crash_has_a_whole_copy(
+    source: Path, run_job: RunJob, monkeypatch: pytest.MonkeyPatch, torn: bytes
+) -> None:
+    written = Storage.write_json
+
+    def die_in_the_middle(storage: Storage, uri: str, value: dict[str, object]) -> None:
+        if uri.endswith("out/run.json") and len(value["stages"]) == 3:  # type: ignore[arg-type]
+            storage.write(uri, torn)
+            raise ConnectionError
+        written(storage, uri, value)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Storage, "write_json", die_in_the_middle)
+        with pytest.raises(ConnectionError):
+            run_job(source, "--n-clusters", "4")
+    monkeypatch.delattr(dedup, "load")
+    run_job(source, "--n-clusters", "4")
+
+
+def changes(source: Path) -> dict[str, Callable[[], object]]:
+    part = source / "part-00000.parquet"
+    return {
+        "more": lambda: shutil.copy(part, source / "part-00001.parquet"),
+        "newer": lambda: os.utime(part, (time.time() + 5,) * 2),
+        "renamed": lambda: part.rename(source / "part-1.parquet"),
+    }
+
+
+@pytest.mark.parametrize("change", ["more", "newer", "renamed"])
+def test_a_changed_input_is_refused(source: Path, run_job: RunJob, change: str) -> None:
+    first = run_job(source, "--n-clusters", "4", "--which-to-keep", "random")
+    changes(source)[change]()
+    how = r"from 1 files of \d+ bytes to 2 files of \d+ bytes" if change == "more" else "in names or times"
+    with pytest.raises(JobError, match=rf"--input-embeddings-path .* has changed since .*, {how}.*: choose another"):
+        run_job(source, "--n-clusters", "4", "--which-to-keep", "random")
+    if change != "more":  # then every id is there twice
+        again = run_job(source, "--n-clusters", "4", "--which-to-keep", "random", "--overwrite")
+        assert_equal(first, again)
+
+
+def test_input_that_changes_under_a_run_is_noticed_at_its_end(
+    source: Path, tmp_path: Path, run_job: RunJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jobs.planning.LOOK_AT", 10)
+    place = getattr(dedup, "place")  # noqa: B009
+
+    def change(*args: object) -> object:
+        changes(source)["newer"]()
+        return place(*args)
+
+    monkeypatch.setattr(dedup, "place", change)
+    with pytest.raises(JobError, match=r"has changed since the run .* start afresh with --overwrite"):
+        run_job(source, "--n-clusters", "4", "--kmeans-sample-rows", "50")
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["state"] == "running"
+
+
+def test_nothing_of_an_earlier_run_is_left(
+    source: Path, tmp_path: Path, run_job: RunJob, spark: SparkSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_job(source, "--n-clusters", "4", "--eps-thresholds", "0.3", "0.05", "0.01", "--eps-to-extract", "0.05")
+    spark.conf.set("spark.sql.sources.partitionOverwriteMode", "dynamic")
+    flags = ("--n-clusters", "2", "--eps-thresholds", "0.01", "--eps-to-extract", "0.01")
+    delete, calls = Storage.delete, []
+
+    def die(storage: Storage, uri: str) -> None:
+        calls.append(uri)
+        if uri.endswith("/clustering"):
+            raise ConnectionError
+        delete(storage, uri)
+
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(Storage, "delete", die)
+            with pytest.raises(ConnectionError):
+                run_job(source, *flags, "--overwrite")
+        manifest = json.loads((tmp_path / "out" / "run.json").read_text())
+        assert (manifest["state"], manifest["stages"]) == ("running", {})  # what is left is no result
+        result = run_job(source, *flags)
+    finally:
+        spark.conf.unset("spark.sql.sources.partitionOverwriteMode")
+    assert_equal(result, run_job(source, *flags, output="fresh"))
+    assert set(result.table("dedup")["eps"]) == {"0.01"}
+    files = {p.relative_to(result.output).parts[:2] for p in result.output.rglob("*.parquet") if p.is_file()}
+    assert {parts for parts in files if parts[0] == "extraction"} == {
+        ("extraction", "kept_ids.parquet"), ("extraction", "unique_ids_0.01.parquet"),
+    }  # fmt: skip
+
+
+def test_overwriting_removes_neither_the_input_nor_what_the_job_did_not_write(
+    source: Path, tmp_path: Path, run_job: RunJob
+) -> None:
+    out = tmp_path / "out"
+    inside = out / "iv2_embd_parquet"
+    shutil.copytree(source, inside)
+    run_job(inside, "--n-clusters", "4", "--overwrite")
+    (out / "notes.txt").write_text("mine")
+    run_job(inside, "--n-clusters", "3", "--overwrite")
+    assert pq.read_table(inside).num_rows == 200
+    assert (out / "notes.txt").read_text() == "mine"
+
+    hidden = out / "dedup" / "clips"
+    shutil.copytree(source, hidden)
+    (tmp_path / "link").symlink_to(out)
+    for output in ("out", "link"):
+        with pytest.raises(JobError, match=r"--input-embeddings-path .* lies in .*dedup, which the job writes anew"):
+            run_job(hidden, "--overwrite", output=output)
+    with pytest.raises(JobError, match=r"--centroids-path .* lies in .*clustering, which the job writes anew"):
+        run_job(inside, "--overwrite", "--centroids-path", str(out / "clustering" / "centroids.npy"))
+    assert (out / "clustering" / "centroids.npy").exists()
+
+    foreign = tmp_path / "foreign"
+    (foreign / "rejected").mkdir(parents=True)
+    (foreign / "rejected" / "mine.txt").write_text("mine")
+    with pytest.raises(JobError, match="holds rejected, but no run of this job wrote that"):
+        run_job(source, "--overwrite", output="foreign")
+    assert [str(p.relative_to(foreign)) for p in foreign.rglob("*")] == ["rejected", "rejected/mine.txt"]
+
+
+def tamper(output: Path) -> dict[str, tuple[Callable[[], object], str]]:
+    """Ways to spoil the results, and what is said of each."""
+    removed = next((output / "dedup" / "eps=0.01" / "decision=removed").glob("*.parquet"))
+    kept = next((output / "dedup" / "eps=0.01" / "decision=kept").glob("*.parquet"))
+    assigned = next((output / "clustering" / "assignments").glob("*.parquet"))
+
+    def rewrite(path: Path, change: Callable[[pd.DataFrame], pd.DataFrame]) -> Callable[[], object]:
+        return lambda: change(pd.read_parquet(path)).to_parquet(path)
+
+    def to_a_later_one(rows: pd.DataFrame) -> pd.DataFrame:
+        by_rank = rows.sort_values("cosine_dist_to_cent", ascending=False)
+        return by_rank.assign(max_id=by_rank["id"].iloc[-1])
+
+    csv = output / "dedup_summary.csv"
+    return {
+        "lost": (kept.unlink, "clips assigned, at eps 0.01"),
+        "twice": (lambda: shutil.copy(kept, kept.with_name("z.parquet")), "clips assigned, at eps 0.01"),
+        "another id": (rewrite(kept, lambda rows: rows.assign(id="x")), "or other ones"),
+        "assigned twice": (
+            rewrite(assigned, lambda rows: rows.assign(id=rows["id"].iloc[0])), "but 1 different ids"
+        ),
+        "unknown match": (rewrite(removed, lambda rows: rows.assign(max_id="nobody")), "are clips"),
+        "later match": (rewrite(removed, to_a_later_one), "are earlier in rank"),
+        "against the score": (
+            rewrite(removed, lambda rows: rows.assign(cosine_sim_score=0.5)), "are removed at eps 0.01 against"
+        ),
+        "another summary": (lambda: csv.write_text("eps,kept,removed,total\n"), "dedup_summary.csv is not"),
+        "rejected more": (
+            lambda: pd.DataFrame({"id": ["x"], "source": ["y"], "reason": ["z"]}).to_parquet(
+                output / "rejected" / "z.parquet"
+            ),
+            "1 in rejected/",
+        ),
+    }  # fmt: skip
+
+
+SPOILT = (
+    "lost", "twice", "another id", "assigned twice", "unknown match", "later match", "against the score",
+    "another summary", "rejected more",
+)  # fmt: skip
+
+
+def test_results_that_do_not_hold_are_not_complete(
+    source: Path, tmp_path: Path, run_job: RunJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verify, out = getattr(dedup, "verify"), tmp_path / "out"  # noqa: B009
+    flags = ("--n-clusters", "4", "--eps-thresholds", "0.01", "0.3", "--eps-to-extract", "0.01")
+
+    def die(*_: object) -> None:
+        raise ConnectionError
+
+    monkeypatch.setattr(dedup, "verify", die)
+    with pytest.raises(ConnectionError):
+        run_job(source, *flags)
+    shutil.copytree(out, tmp_path / "good")
+    monkeypatch.setattr(dedup, "verify", verify)
+    for name in SPOILT:
+        shutil.rmtree(out)
+        shutil.copytree(tmp_path / "good", out)
+        for crc in out.rglob(".*.crc"):
+            crc.unlink()
+        spoil, said = tamper(out)[name]
+        spoil()
+        with pytest.raises(JobError, match=rf"the results do not hold: .*{said}.*; do not use them"):
+            run_job(source, *flags)
+        assert json.loads((out / "run.json").read_text())["state"] == "running", name
+    shutil.rmtree(out)
+    shutil.copytree(tmp_path / "good", out)
+    assert run_job(source, *flags).job.records["verification"]["clips"] == 200
+
+
+@pytest.mark.parametrize("rule", ["hard", "soft", "random", "rank-by"])
+def test_every_rule_of_rank_is_verified(tmp_path: Path, run_job: RunJob, rule: str) -> None:
+    ids, rows = real_embeddings()
+    quality = [None if n % 3 == 0 else n % 5 for n in range(300)]
+    more: dict[str, Any] = {"quality": quality, "text": [str(n % 2) for n in range(300)]}
+    source = write_parquet(tmp_path / "in", ids[:300], rows[:300], **more)
+    flags = ("--rank-by", "quality:asc,text:desc") if rule == "rank-by" else ("--which-to-keep", rule)
+    record = run_job(source, "--n-clusters", "3", "--eps-thresholds", "0.3", *flags).job.records["verification"]
+    assert record["matches"] > 20

@@ -10,6 +10,7 @@ from udfs import decode, reasons
 from udfs.adapters.batches import ArrowFunction, Batches, Broadcast, columns_of, ddl, filled, record_batch
 from udfs.keysets import EVERY_DRAW, draws
 from udfs.parquet import FilePart, clip_columns, pack_list_column, read_part, text_column
+from udfs.ranking import seeded_hash
 from udfs.units import run_starts
 from udfs.vectors import Indices, pack_runs, squared_norms, unit_rows, unpack, unpack_as
 
@@ -153,6 +154,17 @@ def draw_clips(seed: int, limit: int) -> ArrowFunction:
             yield record_batch(
                 id=some.column("id"), embedding=some.column("embedding"), draw=pa.array(draw[draw <= limit])
             )
+
+    return run
+
+
+def random_ranks(seed: int) -> ArrowFunction:
+    """(id) to (id, random_rank), as `rank_columns` ranks by for `random`."""
+
+    def run(batches: Batches) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            ids = batch.column("id")
+            yield record_batch(id=ids, random_rank=pa.array(seeded_hash(ids.to_pylist(), seed)))
 
     return run
 
