@@ -11,7 +11,7 @@ from pathlib import Path
 if __package__ in (None, ""):  # run as a script: make `jobs` and `udfs` importable, and jobs/*.py not
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from py4j.protocol import Py4JError, Py4JJavaError
+from py4j.protocol import Py4JError
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
@@ -19,7 +19,7 @@ from jobs.clustering import cluster
 from jobs.decisions import decide
 from jobs.embeddings import load
 from jobs.engine import choose_engine
-from jobs.errors import JobError, UsageError, advice, one_line
+from jobs.errors import JobError, UsageError, advice
 from jobs.lease import hold_output
 from jobs.listing import list_files
 from jobs.matching import match
@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except JobError as e:
         _fail(str(e), 1)
     except (Py4JError, PySparkException) as e:
-        message = spark_message(e)
+        message = java_message(e)
         _fail(f"Spark failed: {message}{advice(message)}", 1)
     except KeyboardInterrupt:
         _fail("stopped; the same command goes on after the last complete stage", 130)
@@ -94,11 +94,6 @@ def summary(job: Run) -> str:
 def _by_reason(loaded: Record) -> str:
     counts = ", ".join(f"{reason} {count}" for reason, count in loaded["rejected_by_reason"].items())
     return f" ({counts})" if counts else ""
-
-
-def spark_message(error: Py4JError | PySparkException) -> str:
-    """One line of what Spark raised."""
-    return java_message(error) if isinstance(error, Py4JJavaError) else one_line(str(error))
 
 
 def _fail(message: str, code: int) -> None:

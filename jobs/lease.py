@@ -24,7 +24,7 @@ from py4j.protocol import Py4JError
 from pyspark.sql import SparkSession
 
 from jobs.errors import JobError
-from jobs.storage import Storage
+from jobs.storage import Storage, java_message
 
 log = logging.getLogger(__name__)
 
@@ -91,15 +91,17 @@ class Lease:
         try:
             self._thread.join()
             self._storage.delete(self._own)
-            if not self._storage.entries(self._folder, 1):
-                self._storage.delete(self._folder)
+            self._storage.delete_if_empty(self._folder)
         except (Py4JError, OSError, JobError) as e:
             if kind is None:
-                log.warning("the claim %s could not be withdrawn, and will expire: %s", self._own, e)
+                log.warning(
+                    "the claim on the output could not be withdrawn, and will expire: %s", java_message(e)
+                )
 
     def check(self) -> None:
         """Raises JobError when the lease is lost: another run may be writing."""
-        if self._lost or time.monotonic() - self._renewed > EXPIRE_SECONDS:
+        late = time.monotonic() - self._renewed > EXPIRE_SECONDS
+        if self._lost or late or not self._storage.exists(self._own):
             raise JobError(
                 f"this run could not renew its claim {self._own} for {EXPIRE_SECONDS:.0f} s, or another run took over "
                 "the output folder: nothing more is written; give the same command again"
@@ -152,7 +154,7 @@ class Lease:
                     self._claim(holds=True)
             except (Py4JError, OSError, JobError) as e:
                 taken = False
-                log.warning("the claim on the output folder could not be renewed: %s", e)
+                log.warning("the claim on the output folder could not be renewed: %s", java_message(e))
             if taken or time.monotonic() - self._renewed > EXPIRE_SECONDS:
                 self._lost = True
                 self._on_loss()

@@ -1,5 +1,6 @@
 """Small files and folders on any Hadoop filesystem, from the driver."""
 
+import contextlib
 import json
 import os
 from dataclasses import dataclass
@@ -67,9 +68,11 @@ class Storage:
         return self.exists(uri) and bool(filesystem.getFileStatus(path).isFile())
 
     def entries(self, uri: str, limit: int) -> list[Entry]:
-        """The first `limit` entries of a folder, sorted by name."""
+        """The first `limit` entries of a folder, sorted by name; none of one that is not there."""
         filesystem, path = self._open(uri)
         found: list[Entry] = []
+        if not filesystem.exists(path):
+            return found
         listing = filesystem.listStatusIterator(path)
         while len(found) < limit and listing.hasNext():
             status = listing.next()
@@ -109,6 +112,12 @@ class Storage:
         filesystem, path = self._open(uri)
         self._schemas.pop(uri, None)
         filesystem.delete(path, True)
+
+    def delete_if_empty(self, uri: str) -> None:
+        """Delete a folder that holds nothing; any other stays."""
+        filesystem, path = self._open(uri)
+        with contextlib.suppress(Py4JJavaError):
+            filesystem.delete(path, False)
 
     def size(self, uri: str) -> int:
         """Bytes of all files below a path."""
@@ -166,8 +175,10 @@ def escape_glob(uri: str) -> str:
     return "".join(f"\\{c}" if c in "\\{}[]*?" else c for c in uri)
 
 
-def java_message(error: Py4JJavaError) -> str:
-    """One line of the innermost cause of a Java exception."""
+def java_message(error: Exception) -> str:
+    """One line of the innermost cause of a Java exception; of any other the first line."""
+    if not isinstance(error, Py4JJavaError):
+        return one_line(str(error))
     cause = error.java_exception
     while cause.getCause() is not None:
         cause = cause.getCause()

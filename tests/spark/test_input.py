@@ -13,9 +13,9 @@ from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
-from jobs.dedup import spark_message
 from jobs.errors import JobError
 from jobs.stages import Run
+from jobs.storage import java_message
 from tests.reference import f32, real_embeddings
 from tests.spark.conftest import RunJob, write_clips, write_parquet
 
@@ -258,6 +258,6 @@ def test_a_broken_parquet_file_is_named_in_one_line(
     broken.write_bytes(content if where == "data" else content[:-4])
     with pytest.raises((PySparkException, Py4JJavaError, JobError)) as error:  # as PySpark 4, PySpark 3.5 and we do
         run_job(source, *small_sample)
-    shown = str(error.value) if isinstance(error.value, JobError) else spark_message(error.value)
+    shown = str(error.value) if isinstance(error.value, JobError) else java_message(error.value)
     assert re.search(r"part-00002\.parquet cannot be read as Parquet: ", shown)
     assert "\n" not in shown

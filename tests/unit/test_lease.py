@@ -40,6 +40,9 @@ class Memory:
         with self.lock:
             self.files = {path: file for path, file in self.files.items() if not f"{path}/".startswith(f"{uri}/")}
 
+    def delete_if_empty(self, uri: str) -> None:
+        pass
+
     def entries(self, uri: str, limit: int) -> list[Entry]:
         files = dict(self.files)
         names = [path.removeprefix(f"{uri}/") for path in files if path.startswith(f"{uri}/")]
