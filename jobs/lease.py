@@ -82,7 +82,11 @@ class Lease:
         self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
 
     def __enter__(self) -> Self:
-        self._acquire()
+        try:
+            self._acquire()
+        except BaseException:
+            self._storage.delete(self._own)
+            raise
         self._thread.start()
         return self
 
@@ -94,9 +98,7 @@ class Lease:
             self._storage.delete_if_empty(self._folder)
         except (Py4JError, OSError, JobError) as e:
             if kind is None:
-                log.warning(
-                    "the claim on the output could not be withdrawn, and will expire: %s", java_message(e)
-                )
+                log.warning("the claim on the output could not be withdrawn, and will expire: %s", java_message(e))
 
     def check(self) -> None:
         """Raises JobError when the lease is lost: another run may be writing."""
@@ -116,20 +118,22 @@ class Lease:
             if not others:
                 self._claim(holds=True)
                 return
+            silent = []
             for other in others:
                 alive = _are_alive(other.said.get("processes"))
                 if alive is False or now - other.written > EXPIRE_SECONDS * 1000:
                     self._storage.delete(other.path)
                 elif other.holds and (alive or first_seen.setdefault(other.path, other.written) != other.written):
-                    self._storage.delete(self._own)
                     raise JobError(
                         f"another run is writing to {self._folder.removesuffix('/' + FOLDER)} ({other}): wait until it "
                         "has ended, or choose another --output-path"
                     )
+                elif other.holds:
+                    silent.append(other)
             self._storage.delete(self._own)
-            if any(other.holds for other in others) and not waiting:
+            if silent and not waiting:
                 waiting = True
-                log.info("a run was here (%s): waiting up to %.0f s to see whether it lives", others[0], EXPIRE_SECONDS)
+                log.info("a run was here (%s): waiting up to %.0f s to see whether it lives", silent[0], EXPIRE_SECONDS)
             time.sleep(random.uniform(0.1, 2.0 if waiting else 1.0))  # noqa: S311  two that met must not meet again
 
     def _claim(self, holds: bool) -> int:
