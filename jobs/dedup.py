@@ -70,8 +70,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except JobError as e:
         _fail(str(e), 1)
     except (Py4JError, PySparkException) as e:
-        message = java_message(e)
-        _fail(f"Spark failed: {message}{advice(message)}", 1)
+        _fail(f"Spark failed: {java_message(e)}{advice(str(e))}", 1)
     except KeyboardInterrupt:
         _fail("stopped; the same command goes on after the last complete stage", 130)
 

@@ -42,5 +42,5 @@ _ADVICE = {
 
 
 def advice(message: str) -> str:
-    """What to do about a message of Spark's, as an ending to it; empty where nothing is known."""
+    """What to do about an error of Spark's, from all that it says, to end a message with; empty if not known."""
     return next((f" ({what})" for symptom, what in _ADVICE.items() if re.search(symptom, message)), "")

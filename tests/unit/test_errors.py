@@ -1,4 +1,13 @@
-from jobs.errors import one_line
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from jobs import dedup
+from jobs.errors import advice, one_line
 
 PYTHON = """An exception was thrown from the Python worker. Please see the stack trace below.
 Traceback (most recent call last):
@@ -25,3 +34,52 @@ ModuleNotFoundError: No module named 'cupy'
 \tat org.apache.spark.api.python.BasePythonRunner(PythonRunner.scala:1)
 """
     assert one_line(message) == "ModuleNotFoundError: No module named 'cupy'"
+
+
+@pytest.mark.parametrize(
+    ("message", "what"),
+    [
+        ("java.io.IOException: No space left on device", "a disk is full"),
+        ("/data/blockmgr-1/temp_shuffle (No space left on device)", "a disk is full"),
+        ("java.lang.OutOfMemoryError: Java heap space", "out of memory"),
+        ("numpy._core._exceptions._ArrayMemoryError: Unable to allocate 9 GiB", "out of memory"),
+        ("Container killed by YARN for exceeding physical memory limits. 5.5 GB of 5.5 GB used", "out of memory"),
+        ("ExecutorLostFailure: Container from a bad node. Exit code 137", "out of memory"),
+        ("Python worker exited unexpectedly (crashed)", "a Python worker was killed"),
+        ("Answer from Java side is empty", "the driver's JVM has ended"),
+    ],
+)
+def test_what_spark_says_of_a_machine_ends_with_advice(message: str, what: str) -> None:
+    assert advice(message).startswith(f" ({what}")
+    assert advice(message).endswith("then give the same command again)")
+
+
+def test_nothing_is_advised_where_nothing_is_known() -> None:
+    assert advice("Path does not exist: s3a://b/x") == ""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stopped_run_leaves_by_way_of_its_contexts(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: int, code: int
+) -> None:
+    left = []
+
+    @contextmanager
+    def session() -> Iterator[None]:
+        try:
+            os.kill(os.getpid(), number)
+            time.sleep(5)
+            yield
+        finally:
+            left.append("session")
+
+    monkeypatch.setattr(dedup, "spark_session", session)
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(SystemExit) as stop:
+            dedup.main(["--input-embeddings-path", "in", "--output-path", "out"])
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert stop.value.code == code
+    assert left == ["session"]
+    assert "Traceback" not in capsys.readouterr().err
