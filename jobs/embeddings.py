@@ -8,12 +8,14 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import reduce
+from typing import NoReturn
 
 import pandas as pd
 from pyspark.sql import DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
 from jobs.errors import JobError
+from jobs.footers import Unreadable, unreadable_files
 from jobs.listing import overlooked
 from jobs.options import Options
 from jobs.planning import auto_clusters, look_rows, training_rows
@@ -35,7 +37,8 @@ def load(spark: SparkSession, options: Options, run: Run, engine: Engine) -> Rec
     Of the usable clips all rows are written, or only those that the sample may need.
     """
     source = run.source
-    reading = reader(spark, source, options)
+    lost = unreadable_files(spark, source, options) if source.format == "parquet" else []
+    reading = reader(spark, source, options, [file.path for file in lost])
     share = 1.0 if source.format == "clips" else _share_to_scan(options, reading, engine)
     scanned = _scan(spark, options, run, reading, share)
     usable, unusable, repeats = _count(scanned)
@@ -54,6 +57,10 @@ def load(spark: SparkSession, options: Options, run: Run, engine: Engine) -> Rec
         run.storage.write_table(_duplicate_ids(rows.filter(F.col("dim") == F.lit(dim))), run.work("duplicate_ids"))
         rejected.append(run.storage.table(run.work("duplicate_ids")))
     count = sum(usable.values()) + unusable
+    if lost:
+        run.storage.write_table(_unreadable_rows(spark, lost), run.work("unreadable_files"))
+        rejected.append(run.storage.table(run.work("unreadable_files")))
+        count += len(lost)
     if source.format == "clips":
         others, count = overlooked(spark, run.storage, source, reading.files, rows, count)
         rejected += [others] if others else []
@@ -68,9 +75,11 @@ def load(spark: SparkSession, options: Options, run: Run, engine: Engine) -> Rec
         "accepted": (usable[dim] if dim else 0) - rejected_by_reason.get(reasons.DUPLICATE_ID, 0),
         "rejected": sum(rejected_by_reason.values()),
         "rejected_by_reason": rejected_by_reason,
+        "unreadable_files": len(lost),
         "bytes_written": run.storage.size(run.work("embeddings")),
     }
     _check(record, options)
+    _check_bytes(sum(file.bytes for file in lost), run, options)
     return record
 
 
@@ -87,7 +96,8 @@ class Clips:
             kinds = {field.name: field.dataType.simpleString() for field in self._frame.schema}
             self.rank_kinds = {name: kind for name, kind in kinds.items() if name.startswith("rank_")}
         else:
-            reading = reader(spark, run.source, options)
+            lost = run.storage.table(run.work("unreadable_files")) if loaded["unreadable_files"] else None
+            reading = reader(spark, run.source, options, [row.source for row in lost.collect()] if lost else ())
             self._frame = reading.frame
             self._functions = (reading.function, usable(loaded["dim"]))
             self._settings |= reading.settings
@@ -210,6 +220,11 @@ def _write_rejected(tables: list[DataFrame], run: Run) -> dict[str, int]:
     return {row.reason: row.clips for row in by_reason.orderBy("reason").collect()}
 
 
+def _unreadable_rows(spark: SparkSession, files: list[Unreadable]) -> DataFrame:
+    """A row of _REJECTED_COLUMNS for each file."""
+    return spark.createDataFrame([(None, file.path, reasons.UNREADABLE) for file in files], _REJECTED_COLUMNS)
+
+
 def _duplicate_ids(rows: DataFrame) -> DataFrame:
     """All rows of an id but one, whichever order they came in: the one with the smallest content stays."""
     usable = rows.filter("reason is null")
@@ -234,8 +249,18 @@ def _check(record: Record, options: Options) -> None:
             f"{record['rejected']} rejected: the input changed while it was read; run again with --overwrite"
         )
     if record["rejected"] > options.max_rejected_fraction * record["rows"]:
-        raise JobError(
-            f"--max-rejected-fraction {options.max_rejected_fraction}: {record['rejected']} of {record['rows']} "
-            f"clips were rejected ({reasons}); see {options.output_path.rstrip('/')}/rejected, mend the input "
-            "or allow more"
-        )
+        _refuse(options, f"{record['rejected']} of {record['rows']} clips were rejected ({reasons})")
+
+
+def _check_bytes(unreadable: int, run: Run, options: Options) -> None:
+    """Stop on too many unreadable Parquet files: each is one row of rejected/, but held many clips."""
+    total = run.input["bytes"]
+    if unreadable > options.max_rejected_fraction * total:
+        _refuse(options, f"Parquet files of {unreadable} bytes, of {total} in all, cannot be read")
+
+
+def _refuse(options: Options, what: str) -> NoReturn:
+    raise JobError(
+        f"--max-rejected-fraction {options.max_rejected_fraction}: {what}; see "
+        f"{options.output_path.rstrip('/')}/rejected, mend the input or allow more"
+    )

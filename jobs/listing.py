@@ -5,6 +5,7 @@ import os
 from functools import reduce
 from pathlib import Path
 from typing import Any, cast
+from urllib.parse import urlsplit
 
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -82,19 +83,12 @@ def overlooked(
     As id, source, reason. They are too large, could not be read, have names that Hadoop hides because they begin
     with `_` or `.`, or are links to nothing.
     """
-    listed: Any = files._jdf.inputFiles()  # stays in the JVM: there may be millions
     unseen = _unseen(storage, source)
-    total = len(listed) + len(unseen)
+    total = count_files(files) + len(unseen)
     if total == scanned:
         return None, total
     large = files.filter(F.col("length") > decode.MAX_BYTES).select(F.col("path").alias("source"))
-    jvm, session = cast(Any, spark._jvm), cast(Any, spark._jsparkSession)
-    uris = session.createDataset(
-        jvm.scala.Predef.genericWrapArray(listed).toList(), jvm.org.apache.spark.sql.Encoders.STRING()
-    )
-    # As Spark writes them in the column `path`.
-    path = F.expr("regexp_replace(url_decode(replace(value, '+', '%2B')), '^file:///', 'file:/')")
-    missing = DataFrame(uris, spark).select(path.alias("source"))
+    missing = every_path(spark, files).select(F.col("path").alias("source"))
     missing = missing.join(rows.select("source").unionByName(large), "source", "left_anti")
     found = [
         large.withColumn("reason", F.lit(reasons.TOO_LARGE)),
@@ -102,6 +96,35 @@ def overlooked(
         spark.createDataFrame(unseen, "source string, reason string"),
     ]
     return reduce(DataFrame.unionByName, found).select(_clip_id().alias("id"), "source", "reason"), total
+
+
+def count_files(files: DataFrame) -> int:
+    """The number of files of a `file_table`, with the empty ones, for which it has no row."""
+    listed: Any = files._jdf.inputFiles()  # stays in the JVM: there may be millions
+    return len(listed)
+
+
+def every_path(spark: SparkSession, files: DataFrame) -> DataFrame:
+    """The column `path` of all these files."""
+    listed: Any = files._jdf.inputFiles()
+    jvm, session = cast(Any, spark._jvm), cast(Any, spark._jsparkSession)
+    uris = session.createDataset(
+        jvm.scala.Predef.genericWrapArray(listed).toList(), jvm.org.apache.spark.sql.Encoders.STRING()
+    )
+    return DataFrame(uris, spark).select(plain_path("value").alias("path"))
+
+
+def local_uris(spark: SparkSession, table: DataFrame) -> list[str]:
+    """The URIs of a table's files where all are on local disks; none elsewhere, where only Hadoop reads them."""
+    jvm: Any = spark._jvm
+    frame: Any = table._jdf
+    uris = jvm.org.apache.hadoop.util.StringUtils.join("\n", frame.inputFiles()).split("\n")  # one call for all
+    return uris if all(urlsplit(uri).scheme == "file" for uri in uris) else []
+
+
+def plain_path(uri: str) -> Column:
+    """A column of URIs as the paths that `file_table` has."""
+    return F.expr(f"regexp_replace(url_decode(replace({uri}, '+', '%2B')), '^file:///', 'file:/')")
 
 
 def _clip_id() -> Column:

@@ -1,7 +1,7 @@
 """Readers: how the embeddings at a source reach Python, and how they are taken apart there."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -11,7 +11,7 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from jobs.errors import JobError
-from jobs.listing import file_table, files_per_task, name_filter
+from jobs.listing import file_table, files_per_task, local_uris, name_filter
 from jobs.options import Options
 from jobs.sources import Source
 from jobs.storage import escape_glob
@@ -50,9 +50,14 @@ class Reader:
             raise JobError(f"{e}; write it again or take it away") from None
 
 
-def reader(spark: SparkSession, source: Source, options: Options) -> Reader:
-    """The reader of a source. Raises JobError when a flag names a column that is not there or of the wrong type."""
-    return {"clips": _clip_files, "parquet": _parquet}[source.format](spark, source, options)
+def reader(spark: SparkSession, source: Source, options: Options, without: Collection[str] = ()) -> Reader:
+    """The reader of a source, without some of its Parquet files, given by their paths.
+
+    Raises JobError when a flag names a column that is not there or of the wrong type.
+    """
+    if source.format == "clips":
+        return _clip_files(spark, source, options)
+    return _parquet(spark, source, options, without)
 
 
 def _clip_files(spark: SparkSession, source: Source, options: Options) -> Reader:
@@ -63,8 +68,11 @@ def _clip_files(spark: SparkSession, source: Source, options: Options) -> Reader
     return Reader(files, small.select("path", "content"), decode_clips, {}, files_per_task(options))
 
 
-def _parquet(spark: SparkSession, source: Source, options: Options) -> Reader:
-    table = spark.read.options(**name_filter(source, options)).parquet(escape_glob(source.path))
+def _parquet(spark: SparkSession, source: Source, options: Options, without: Collection[str]) -> Reader:
+    paths = [source.path]
+    if without:
+        paths = sorted({row.path for row in file_table(spark, source, options).select("path").collect()} - {*without})
+    table = spark.read.options(**name_filter(source, options)).parquet(*map(escape_glob, paths))
     types = {field.name: field.dataType for field in table.schema}
     _check_column(types, "--id-column", options.id_column, (T.StringType, T.IntegralType), "text or whole numbers")
     _check_column(types, "--embedding-column", options.embedding_column, (T.ArrayType,), _EMBEDDING_TYPES)
@@ -97,19 +105,11 @@ def _parquet(spark: SparkSession, source: Source, options: Options) -> Reader:
         spark.conf.get("spark.sql.files.maxPartitionBytes")
     )
     cost = task_bytes // options.files_per_partition
-    uris = [] if options.rank_by else _local_files(spark, table)
+    uris = [] if options.rank_by else local_uris(spark, table)
     if uris:
         return _local_parquet(spark, options, table, uris, task_bytes, cost)
     settings = {"spark.sql.files.openCostInBytes": cost}
     return Reader(table, table.select(columns), pack_lists, rank_kinds, settings)
-
-
-def _local_files(spark: SparkSession, table: DataFrame) -> list[str]:
-    """The URIs of a table's files where all are on local disks; none elsewhere, where only Hadoop reads them."""
-    jvm: Any = spark._jvm
-    frame: Any = table._jdf
-    uris = jvm.org.apache.hadoop.util.StringUtils.join("\n", frame.inputFiles()).split("\n")  # one call for all
-    return uris if all(urlsplit(uri).scheme == "file" for uri in uris) else []
 
 
 def _local_parquet(

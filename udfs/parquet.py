@@ -45,6 +45,15 @@ def read_part(part: FilePart, id_column: str, embedding_column: str) -> Iterator
                 yield ids.cast(pa.string()), _plain(lists)
 
 
+def has_footer(file: str | bytes) -> bool:
+    """Whether a Parquet file, given by its local path or its bytes, can be opened; its rows are not looked at."""
+    try:
+        with pq.ParquetFile(file if isinstance(file, str) else pa.BufferReader(file)):
+            return True
+    except (OSError, ValueError, pa.ArrowException):
+        return False
+
+
 def outline(files: Iterable[FilePart], embedding_column: str) -> tuple[int, int]:
     """The number of rows of these files, whole, and the dimension of the first embedding that has one, else 0.
 

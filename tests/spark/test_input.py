@@ -137,6 +137,7 @@ def refusals(tmp: Path) -> dict[str, tuple[Path, list[str], str]]:
         "empty folder": (tmp / "empty", [], "empty holds no embeddings: looked for files ending in .pickle, .pkl"),
         "no readable clip": (none, [], r"none of its 2 clips is usable \(not_an_array 2\)"),
         "no rows": (norows, [], "norows holds no clips"),
+        "no Parquet": (noparquet, [], r"none of its 1 files can be read as Parquet \(the first is .*x.parquet\)"),
         "both formats": (mixed, [], "choose with --input-format"),
         "no id column": (table, ["--id-column", "clip"], "--id-column clip: .* it has id, embedding, text"),
         "no embedding column": (table, ["--embedding-column", "v"], "--embedding-column v: the input has no such"),
@@ -151,7 +152,7 @@ def refusals(tmp: Path) -> dict[str, tuple[Path, list[str], str]]:
 
 
 CASES = (
-    "missing path", "empty folder", "no readable clip", "no rows", "both formats", "no id column",
+    "missing path", "empty folder", "no readable clip", "no rows", "no Parquet", "both formats", "no id column",
     "no embedding column", "text as embedding", "no rank column", "rank by a list", "rank clip files",
     "no centroids", "other dimension", "unknown scheme",
 )  # fmt: skip
@@ -196,7 +197,7 @@ def test_parquet_is_read_alike_where_it_lies_through_spark_and_packed(
     assert not record["packed"]
     assert record["bytes_written"] < 400 * 384 * 4  # of the sample only
     assert in_place.job.records["placement"]["bytes_read"] > 1200 * 384 * 2
-    monkeypatch.setattr("jobs.readers._local_files", lambda *_: [])
+    monkeypatch.setattr("jobs.readers.local_uris", lambda *_: [])
     through_spark = run_job(source, *small_sample, output="through-spark")
     assert not through_spark.job.records["embeddings"]["packed"]
     monkeypatch.setattr("jobs.embeddings._share_to_scan", lambda *_: 1.0)
@@ -247,15 +248,47 @@ def test_rank_columns_of_parquet_read_by_each_pass(
     assert all(np.isnan(b) or a >= b for a, b in kept_first)
 
 
-@pytest.mark.parametrize("where", ["data", "footer"])
-def test_a_broken_parquet_file_is_named_in_one_line(
-    tmp_path: Path, run_job: RunJob, small_sample: tuple[str, ...], where: str
+@pytest.mark.parametrize("reads", ["python", "spark"])
+def test_parquet_files_that_cannot_be_read_are_rejected(
+    tmp_path: Path, run_job: RunJob, monkeypatch: pytest.MonkeyPatch, small_sample: tuple[str, ...], reads: str
+) -> None:
+    if reads == "spark":
+        for module in ("footers", "readers"):
+            monkeypatch.setattr(f"jobs.{module}.local_uris", lambda *_: [])
+    source = real_table(tmp_path / "in")
+    whole = run_job(source, *small_sample, output="whole")
+    content = (source / "part-00001.parquet").read_bytes()
+    spoilt = {
+        "a cut%41+[x].parquet": content[:-4],  # the first, from which Spark would take the columns
+        "b.parquet": b"<html>404</html>",
+        "c.parquet": b"",
+        "z.parquet": content[:5000],
+    }
+    for name, some in spoilt.items():
+        (source / name).write_bytes(some)
+    pq.write_table(pq.read_table(source / "part-00000.parquet").slice(0, 0), source / "norows.parquet")
+    result = run_job(source, *small_sample, "--max-rejected-fraction", "0.3")
+    rejected = result.table("rejected")
+    assert sorted(path.rsplit("/", 1)[1] for path in rejected["source"]) == sorted(spoilt)
+    assert set(rejected["reason"]) == {"unreadable"}
+    assert rejected["id"].isna().all()
+    record = result.job.records["embeddings"]
+    assert (record["rows"], record["accepted"], record["rejected"], record["packed"]) == (1204, 1200, 4, False)
+    for table in ("dedup", "clustering/assignments"):
+        pd.testing.assert_frame_equal(whole.table(table), result.table(table), check_exact=True)
+    with pytest.raises(JobError, match=r"--max-rejected-fraction 0.1: Parquet files of \d+ bytes, of \d+ in all"):
+        run_job(source, *small_sample, output="strict")
+    assert not (tmp_path / "strict" / "clustering").exists()
+
+
+def test_a_parquet_file_with_broken_data_is_named_in_one_line(
+    tmp_path: Path, run_job: RunJob, small_sample: tuple[str, ...]
 ) -> None:
     source = real_table(tmp_path / "in")
     broken = source / "part-00002.parquet"
     content = bytearray(broken.read_bytes())
     content[5000:200_000] = bytes(195_000)
-    broken.write_bytes(content if where == "data" else content[:-4])
+    broken.write_bytes(content)
     with pytest.raises((PySparkException, Py4JJavaError, JobError)) as error:  # as PySpark 4, PySpark 3.5 and we do
         run_job(source, *small_sample)
     shown = str(error.value) if isinstance(error.value, JobError) else java_message(error.value)

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 from udfs import decode, reasons
 from udfs.adapters.batches import ArrowFunction, Batches, Broadcast, columns_of, ddl, filled, record_batch
 from udfs.keysets import EVERY_DRAW, draws
-from udfs.parquet import FilePart, clip_columns, pack_list_column, read_part, text_column
+from udfs.parquet import FilePart, clip_columns, has_footer, pack_list_column, read_part, text_column
 from udfs.ranking import seeded_hash
 from udfs.units import run_starts
 from udfs.vectors import Indices, pack_runs, squared_norms, unit_rows, unpack, unpack_as
@@ -67,6 +67,13 @@ def pack_lists(batches: Batches) -> Iterator[pa.RecordBatch]:
             reason=pc.if_else(ids.is_valid(), reason, reasons.NULL),
             **columns,
         )
+
+
+def keep_unreadable(batches: Batches) -> Iterator[pa.RecordBatch]:
+    """(path, content) of Parquet files to the paths of those that cannot be opened."""
+    for batch in batches:
+        bad = [not has_footer(content.as_py()) for content in batch.column("content")]
+        yield record_batch(path=batch.column("path").filter(pa.array(bad, pa.bool_())))
 
 
 def read_parquet(tasks: Broadcast[list[list[FilePart]]], id_column: str, embedding_column: str) -> ArrowFunction:
