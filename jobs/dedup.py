@@ -58,6 +58,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     handler.setFormatter(RedactingFormatter("%(asctime)s semdedup %(levelname)s %(message)s", "%H:%M:%S"))
     logging.basicConfig(handlers=[handler])
     logging.getLogger("jobs").setLevel(logging.INFO)
+    logging.getLogger("py4j").setLevel(logging.CRITICAL)  # what it logs with a traceback it also raises
     learn_secrets(os.environ.items())
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # by way of `finally`, as other errors
@@ -71,6 +72,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         _fail(str(e), 1)
     except (Py4JError, PySparkException) as e:
         _fail(f"Spark failed: {java_message(e)}{advice(str(e))}", 1)
+    except (OSError, MemoryError) as e:  # of the driver itself; no connection: its JVM has ended
+        _fail(f"the driver failed: {type(e).__name__}: {e}{advice(repr(e))}", 1)
     except KeyboardInterrupt:
         _fail("stopped; the same command goes on after the last complete stage", 130)
 

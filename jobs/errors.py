@@ -28,19 +28,28 @@ def one_line(message: str) -> str:
 
 
 # What a user sees when the machine is at fault, and what helps.
-_AGAIN = "then give the same command again"
-_ADVICE = {
-    r"No space left on device|Disk quota exceeded|ENOSPC": "a disk is full: free space where --output-path is and in "
-    f"spark.local.dir, {_AGAIN}",
-    r"OutOfMemoryError|MemoryError|Cannot allocate memory|memory limits|exceeding (physical )?memory|code 137": "out "
-    f"of memory: see docs/operations.md, {_AGAIN}",
-    r"Python worker exited unexpectedly": "a Python worker was killed, mostly for its memory: see docs/operations.md, "
-    f"{_AGAIN}",
-    r"Answer from Java side is empty|while sending or receiving": "the driver's JVM has ended: see its last lines "
-    f"above, and docs/operations.md, {_AGAIN}",
-}
+_SEE = "see docs/operations.md"
+_ADVICE = (
+    (
+        r"No space left on device|Disk quota exceeded|ENOSPC",
+        "a disk is full: free space where --output-path is and in spark.local.dir",
+    ),
+    (
+        r"OutOfMemoryError|MemoryError|Cannot allocate memory|memory limits|exceeding (physical )?memory|code 137",
+        f"out of memory: {_SEE}",
+    ),
+    (
+        r"Python worker exited unexpectedly|pyspark\.daemon's stdout",
+        f"a Python worker was killed, mostly for its memory: {_SEE}",
+    ),
+    (
+        r"Answer from Java side is empty|while sending or receiving|Connection(Refused|Reset)Error",
+        "the driver's JVM has ended: see its last lines above, and docs/operations.md",
+    ),
+)
 
 
 def advice(message: str) -> str:
     """What to do about an error of Spark's, from all that it says, to end a message with; empty if not known."""
-    return next((f" ({what})" for symptom, what in _ADVICE.items() if re.search(symptom, message)), "")
+    known = (what for symptom, what in _ADVICE if re.search(symptom, message))
+    return next((f" ({what}, then give the same command again)" for what in known), "")

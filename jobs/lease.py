@@ -181,8 +181,9 @@ def _mark(pid: int) -> list[str] | None:
 
 
 def _are_alive(marks: list[list[str]] | None) -> bool | None:
-    """Whether any of the processes lives; None where that cannot be told from here."""
+    """Whether the processes live; None where that cannot be told from here, or where some do, and may be ending."""
     here = _mark(os.getpid())
     if not here or not marks or any(mark[:2] != here[:2] for mark in marks):
         return None
-    return any(_mark(int(mark[2])) == mark for mark in marks)
+    each = {_mark(int(mark[2])) == mark for mark in marks}
+    return each.pop() if len(each) == 1 else None

@@ -5,10 +5,11 @@ import os
 import tempfile
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from py4j.protocol import Py4JError
 from pyspark.sql import SparkSession
 
 import udfs
@@ -40,7 +41,8 @@ def spark_session() -> Iterator[SparkSession]:
         yield spark
     finally:
         if running is None:
-            spark.stop()
+            with suppress(Py4JError, OSError):  # the JVM may be what died; of that the error on its way tells
+                spark.stop()
 
 
 def _hadoop_secrets(spark: SparkSession) -> list[tuple[str, str]]:

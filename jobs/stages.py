@@ -135,7 +135,8 @@ def open_run(storage: Storage, options: Options, source: Source, listing: Listin
 def _manifest(storage: Storage, output: str) -> Record | None:
     """What run.json says, if it is of this job; of its two copies the one that is whole."""
     copies = (storage.read_json(f"{output}/{name}") for name in ("run.json", "_work/run.json"))
-    return next((copy for copy in copies if copy and copy.get("job") == JOB), None)
+    fields = {"state", "options", "versions", "input", "stages"}
+    return next((copy for copy in copies if copy and copy.get("job") == JOB and copy.keys() >= fields), None)
 
 
 def _refuse_foreign(storage: Storage, output: str, overwrite: bool) -> None:

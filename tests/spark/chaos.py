@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -31,6 +31,7 @@ ROOT = Path(__file__).parents[2]
 STAGES = ("embeddings", "clustering", "placement", "screening", "matching", "decisions", "verification")
 FLAGS = "--n-clusters 12 --eps-thresholds 0.1 0.01 --eps-to-extract 0.01 --max-block-rows 150 --files-per-partition 50"
 VICTIMS = ("executor", "python worker", "driver")
+CLUSTER = ("--master", "local-cluster[2,1,1024]", "--conf", "spark.executor.memory=1g")
 _BUSY = 240  # seconds a run may take
 
 
@@ -48,11 +49,10 @@ def table(folder: Path) -> Path:
     return write_parquet(folder / "iv2_embd_parquet", ids, rows, files=8)
 
 
-def start(source: Path, output: Path, log: Path) -> subprocess.Popen[bytes]:
+def start(source: Path, output: Path, log: Path, master: Sequence[str] = CLUSTER) -> subprocess.Popen[bytes]:
     """The job on a local cluster, its log in a file, in a process group of its own."""
-    command = ["spark-submit", "--master", "local-cluster[2,1,1024]"]
+    command = ["spark-submit", *master]
     for setting in (
-        "spark.executor.memory=1g",
         "spark.sql.shuffle.partitions=6",
         f"spark.local.dir={output}-local",
         f"spark.worker.dir={output}-workers",
@@ -87,6 +87,16 @@ def kill_one(run: subprocess.Popen[bytes], victim: str, chance: random.Random) -
         with contextlib.suppress(ProcessLookupError):
             os.kill(chance.choice(found), signal.SIGKILL)
     return bool(found)
+
+
+def kill_busy_worker(run: subprocess.Popen[bytes]) -> bool:
+    """Kill a Python worker that is computing; whether there was one."""
+    for pid, command in processes(run.pid):
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        if "pyspark.daemon" in command and state == "R":
+            os.kill(pid, signal.SIGKILL)
+            return True
+    return False
 
 
 def end(run: subprocess.Popen[bytes]) -> None:

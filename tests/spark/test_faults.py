@@ -27,6 +27,21 @@ def test_a_disturbed_run_ends_as_an_undisturbed_one(tmp_path: Path, run_job: Run
     chaos.assert_same(chaos.results(tmp_path / "whole"), chaos.results(tmp_path / "out"))
 
 
+def test_on_one_machine_a_killed_python_worker_is_replaced(tmp_path: Path, run_job: RunJob) -> None:
+    source = chaos.table(tmp_path)
+    run_job(source, *chaos.FLAGS.split(), output="whole")
+    log = tmp_path / "log"
+    run = chaos.start(source, tmp_path / "out", log, master=())  # that of conf/local
+    try:
+        for _ in range(2):  # once less than a task is tried
+            assert chaos.wait_for(lambda: chaos.kill_busy_worker(run), run)
+        chaos.finish(run, log)
+    finally:
+        chaos.end(run)
+    assert "Lost task" in log.read_text()
+    chaos.assert_same(chaos.results(tmp_path / "whole"), chaos.results(tmp_path / "out"))
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of 24 MiB."""

@@ -135,7 +135,7 @@ def test_run_json_says_where_the_run_stands(
     assert manifest["input"]["files"] == 1
 
 
-@pytest.mark.parametrize("torn", [b"", b'{"job": "spark-semdedup", "sta'])
+@pytest.mark.parametrize("torn", [b"", b'{"job": "spark-semdedup", "sta', b'{"job": "spark-semdedup"}'])
 def test_a_run_json_torn_by_a_crash_has_a_whole_copy(
     source: Path, run_job: RunJob, monkeypatch: pytest.MonkeyPatch, torn: bytes
 ) -> None:

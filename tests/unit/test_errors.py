@@ -46,6 +46,10 @@ ModuleNotFoundError: No module named 'cupy'
         ("Container killed by YARN for exceeding physical memory limits. 5.5 GB of 5.5 GB used", "out of memory"),
         ("ExecutorLostFailure: Container from a bad node. Exit code 137", "out of memory"),
         ("Python worker exited unexpectedly (crashed)", "a Python worker was killed"),
+        ("EOFException occurred while reading the port number from pyspark.daemon's stdout", "a Python worker was"),
+        (repr(ConnectionRefusedError(111, "Connection refused")), "the driver's JVM has ended"),
+        (repr(OSError(28, "No space left on device")), "a disk is full"),
+        (repr(MemoryError()), "out of memory"),
         ("Answer from Java side is empty", "the driver's JVM has ended"),
     ],
 )
@@ -83,3 +87,23 @@ def test_a_stopped_run_leaves_by_way_of_its_contexts(
     assert stop.value.code == code
     assert left == ["session"]
     assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("error", [ConnectionRefusedError(111, "Connection refused"), OSError(28, "No space left")])
+def test_what_breaks_the_driver_is_said_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: OSError
+) -> None:
+    @contextmanager
+    def session() -> Iterator[None]:
+        raise error
+        yield
+
+    monkeypatch.setattr(dedup, "spark_session", session)
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(SystemExit, match="1"):
+            dedup.main(["--input-embeddings-path", "in", "--output-path", "out"])
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"semdedup: error: the driver failed: {type(error).__name__}: ")

@@ -117,6 +117,18 @@ def test_a_run_whose_processes_have_ended_is_dead_at_once(storage: Memory, monke
     assert sum(slept) <= 2
 
 
+def test_a_run_of_which_half_has_ended_is_waited_for(storage: Memory, monkeypatch: pytest.MonkeyPatch) -> None:
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    first = take(storage, "app-1", process.pid)
+    first._said["processes"] = lease._alive([process.pid, os.getpid()])
+    first._acquire()
+    process.communicate()
+    slept = passing(monkeypatch, storage)
+    with take(storage, "app-2"):
+        pass
+    assert lease.EXPIRE_SECONDS - 1 <= sum(slept) <= lease.EXPIRE_SECONDS + 3
+
+
 def test_a_process_number_used_again_is_not_the_same_process(storage: Memory, monkeypatch: pytest.MonkeyPatch) -> None:
     first = take(storage, "app-1")
     first._said = {**first._said, "processes": [[*lease._alive([os.getpid()])[0][:3], "1"]]}  # another time of start
