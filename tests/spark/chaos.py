@@ -129,19 +129,23 @@ def finish(run: subprocess.Popen[bytes], log: Path) -> None:
     assert code == 0, f"exit code {code}\n" + "\n".join(log.read_text(errors="replace").splitlines()[-30:])
 
 
-def disturbed(source: Path, output: Path, log: Path, seed: int) -> str:
-    """A run to which something happens; says what."""
-    chance = random.Random(seed)  # noqa: S311
-    victim, stage = VICTIMS[seed % 3], STAGES[seed // 3 % len(STAGES)]
+def strike(run: subprocess.Popen[bytes], log: Path, victim: str, stage: str, chance: random.Random) -> str:
+    """Kill something in a stage; says what."""
     delay = chance.uniform(0, 1.5 if victim == "driver" else 3)
+    begun = re.compile(rf"{stage} +started".encode())
+    wait_for(lambda: bool(begun.search(log.read_bytes())), run)
+    time.sleep(delay)
+    there = wait_for(lambda: kill_one(run, victim, chance), run, 5)
+    return f"{victim} killed {delay:.1f} s into {stage}" if there else f"{victim}: none to kill"
+
+
+def disturbed(source: Path, output: Path, log: Path, strikes: Sequence[tuple[str, str]], seed: int) -> str:
+    """A run in which victims are killed in stages, the driver last; says what happened."""
+    chance = random.Random(seed)  # noqa: S311
     run = start(source, output, log)
     try:
-        begun = re.compile(rf"{stage} +started".encode())
-        wait_for(lambda: bool(begun.search(log.read_bytes())), run)
-        time.sleep(delay)
-        there = wait_for(lambda: kill_one(run, victim, chance), run, 5)
-        happened = f"{victim} killed {delay:.1f} s into {stage}" if there else f"{victim}: none to kill"
-        if victim == "driver" and there:
+        happened = ", ".join(strike(run, log, victim, stage, chance) for victim, stage in strikes)
+        if "driver killed" in happened:
             run.wait(60)
             # Executors end by themselves a little later, as on any cluster; the next run does not wait for them.
             left = run
@@ -185,7 +189,7 @@ def main() -> None:
             source = list(whole)[seed % 2]
             output, log = Path(folder) / f"seed-{seed}", Path(folder) / f"seed-{seed}.log"
             began = time.monotonic()
-            happened = disturbed(source, output, log, seed)
+            happened = disturbed(source, output, log, [(VICTIMS[seed % 3], STAGES[seed // 3 % len(STAGES)])], seed)
             assert_same(whole[source], results(output))
             print(
                 f"seed {seed}: {source.name}: {happened}; the same rows, {time.monotonic() - began:.0f} s", flush=True
