@@ -37,7 +37,7 @@ setup(
         "s3": ["boto3>=1.34"],
         "bench": ["semhash>=0.5", "threadpoolctl"],
         "fuzz": ["atheris>=2.3"],
-        "dev": ["hypothesis>=6.100", "mypy>=1.13", "pandas-stubs<3", "pytest>=8", "ruff>=0.8"],
+        "dev": ["hypothesis>=6.100", "mypy>=1.13", "pandas-stubs<3", "pytest>=8", "pytest-xdist>=3.6", "ruff>=0.8"],
     },
     entry_points={"console_scripts": ["semdedup = jobs.dedup:main"]},
 )

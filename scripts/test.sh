@@ -11,4 +11,4 @@ if [ "$SPARK" = 4.1 ]; then  # one series is enough for types and kernels
     pip install --quiet --disable-pip-version-check nvidia-cuda-nvrtc-cu12 || echo "without NVIDIA's compiler"
   fi
 fi
-pytest "$@"
+pytest -n 2 --dist worksteal "$@"
