@@ -96,8 +96,10 @@ class Clips:
             kinds = {field.name: field.dataType.simpleString() for field in self._frame.schema}
             self.rank_kinds = {name: kind for name, kind in kinds.items() if name.startswith("rank_")}
         else:
-            lost = run.storage.table(run.work("unreadable_files")) if loaded["unreadable_files"] else None
-            reading = reader(spark, run.source, options, [row.source for row in lost.collect()] if lost else ())
+            without = []
+            if loaded["unreadable_files"]:
+                without = [row.source for row in run.storage.table(run.work("unreadable_files")).collect()]
+            reading = reader(spark, run.source, options, without)
             self._frame = reading.frame
             self._functions = (reading.function, usable(loaded["dim"]))
             self._settings |= reading.settings
