@@ -35,7 +35,8 @@ _ADVICE = (
         "a disk is full: free space where --output-path is and in spark.local.dir",
     ),
     (
-        r"OutOfMemoryError|MemoryError|Cannot allocate memory|memory limits|exceeding (physical )?memory|code 137",
+        r"OutOfMemoryError|MemoryError|Cannot allocate memory|memory limits|exceeding (physical )?memory|code 137|"
+        r"Resource temporarily unavailable",
         f"out of memory: {_SEE}",
     ),
     (

@@ -31,8 +31,8 @@ def clip_id(path: str) -> str:
 def decode_clip(path: str, content: bytes) -> Decoded:
     """The embedding in one clip file: an array of shape (d,) or (1, d), float16, float32 or float64.
 
-    float64 is rounded to float32; float16 stays. Never raises: what cannot be used comes back as a reason. Takes
-    memory and time in proportion to the content, whatever it says.
+    float64 is rounded to float32; float16 stays. What cannot be used comes back as a reason, and nothing but a
+    MemoryError is raised. Takes memory and time in proportion to the content, whatever it says.
     """
     if len(content) > MAX_BYTES:
         return Decoded(None, None, TOO_LARGE)

@@ -1,6 +1,7 @@
 """Local Parquet files, read by Arrow past Spark, and list columns to packed embeddings."""
 
 import dataclasses
+import errno
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -14,6 +15,9 @@ from udfs.vectors import Matrix, pack
 
 _READ_ROWS = 16_384
 _READ_VALUES = 8 << 20  # of embeddings in a batch
+
+_DAMAGED = (OSError, ValueError, NotImplementedError)  # what PyArrow raises on a file; other errors are not the file's
+_SHORTAGES = (errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EAGAIN)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,11 +50,16 @@ def read_part(part: FilePart, id_column: str, embedding_column: str) -> Iterator
 
 
 def has_footer(file: str | bytes) -> bool:
-    """Whether a Parquet file, given by its local path or its bytes, can be opened; its rows are not looked at."""
+    """Whether a Parquet file, given by its local path or its bytes, can be opened; its rows are not looked at.
+
+    Raises OSError or MemoryError when it is the machine that is short of something.
+    """
     try:
         with pq.ParquetFile(file if isinstance(file, str) else pa.BufferReader(file)):
             return True
-    except (OSError, ValueError, pa.ArrowException):
+    except _DAMAGED as e:
+        if isinstance(e, OSError) and e.errno in _SHORTAGES:
+            raise
         return False
 
 
@@ -95,7 +104,7 @@ def _opened(part: FilePart) -> Iterator[pq.ParquetFile]:
     try:
         with pq.ParquetFile(part.path) as file:
             yield file
-    except (OSError, ValueError, pa.ArrowException) as e:
+    except _DAMAGED as e:
         raise ValueError(f"{part.uri} cannot be read as Parquet: {str(e).splitlines()[0]}") from e
 
 

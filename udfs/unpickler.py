@@ -32,7 +32,7 @@ def read_pickle(content: bytes) -> NDArray[Any]:
     """The array that a pickle holds; raises RejectedError with a reason for anything else."""
     try:
         value = _ArrayUnpickler(content).load()
-    except RejectedError:
+    except (RejectedError, MemoryError):  # what a file can ask for is bounded: memory is not short for its sake
         raise
     except Exception:  # a hostile pickle can make the unpickler raise anything
         raise RejectedError(UNREADABLE) from None

@@ -50,6 +50,7 @@ ModuleNotFoundError: No module named 'cupy'
         (repr(ConnectionRefusedError(111, "Connection refused")), "the driver's JVM has ended"),
         (repr(OSError(28, "No space left on device")), "a disk is full"),
         (repr(MemoryError()), "out of memory"),
+        ("ArrowException: Unknown error: Failed to launch worker thread: Resource temporarily unavailable", "out of"),
         ("Answer from Java side is empty", "the driver's JVM has ended"),
     ],
 )

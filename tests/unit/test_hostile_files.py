@@ -100,6 +100,15 @@ def test_a_small_file_does_not_become_large(bomb: str) -> None:
         assert check(name, content).reason in (reasons.NOT_AN_ARRAY, reasons.UNREADABLE)
 
 
+def test_a_clip_is_not_rejected_where_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    def short(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("udfs.unpickler.build_array", short)
+    with pytest.raises(MemoryError):
+        decode_clip("clip.pickle", GOOD)
+
+
 def test_the_length_of_a_frame_is_not_believed() -> None:
     check("clip.pickle", b"\x80\x04\x95" + struct.pack("<Q", 1 << 62) + GOOD[11:])
 

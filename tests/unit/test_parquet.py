@@ -1,3 +1,4 @@
+import errno
 from pathlib import Path
 
 import numpy as np
@@ -6,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from udfs import decode
-from udfs.parquet import FilePart, outline, pack_list_column, read_part, text_column
+from udfs.parquet import FilePart, has_footer, outline, pack_list_column, read_part, text_column
 
 
 def whole(path: Path) -> FilePart:
@@ -75,6 +76,25 @@ def test_a_broken_file_is_named(tmp_path: Path) -> None:
     path.write_bytes(content[:-4])
     with pytest.raises(ValueError, match="file:///x cannot be read as Parquet: "):
         outline([whole(path)], "embedding")
+
+
+def test_a_file_is_not_damaged_where_the_machine_is_short_of_something(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "x.parquet"
+    pq.write_table(pa.table({"id": ["a"]}), path)
+    assert has_footer(str(path))
+    assert has_footer(path.read_bytes())
+    assert not has_footer(path.read_bytes()[:-1])
+    assert not has_footer(str(tmp_path / "none"))
+    for error in (OSError(errno.EMFILE, "Too many open files"), pa.ArrowMemoryError("malloc failed")):
+
+        def fail(*_: object, error: Exception = error) -> None:
+            raise error
+
+        monkeypatch.setattr(pq, "ParquetFile", fail)
+        with pytest.raises(type(error)):
+            has_footer(str(path))
 
 
 def test_lists_of_a_billion_equal_values_are_refused_unread(tmp_path: Path) -> None:
