@@ -16,7 +16,8 @@ from udfs.vectors import Matrix, pack
 _READ_ROWS = 16_384
 _READ_VALUES = 8 << 20  # of embeddings in a batch
 
-_DAMAGED = (OSError, ValueError, NotImplementedError)  # what PyArrow raises on a file; other errors are not the file's
+# What PyArrow raises on a damaged file, unless the machine is short of something; other errors are not the file's.
+_DAMAGED = (OSError, ValueError, pa.ArrowNotImplementedError)
 _SHORTAGES = (errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EAGAIN)
 
 
@@ -35,7 +36,7 @@ def read_part(part: FilePart, id_column: str, embedding_column: str) -> Iterator
 
     Raises ValueError, which names the file, when it cannot be read.
     """
-    with _opened(part) as file:
+    with _opened(part.uri, part.path) as file:
         groups = [(n, _middle(file.metadata.row_group(n))) for n in range(file.num_row_groups)]
         mine = [n for n, middle in groups if part.start <= middle < part.stop]
         there = [name for name in (id_column, embedding_column) if name in file.schema_arrow.names]
@@ -55,11 +56,9 @@ def has_footer(file: str | bytes) -> bool:
     Raises OSError or MemoryError when it is the machine that is short of something.
     """
     try:
-        with pq.ParquetFile(file if isinstance(file, str) else pa.BufferReader(file)):
+        with _opened("the file", file if isinstance(file, str) else pa.BufferReader(file)):
             return True
-    except _DAMAGED as e:
-        if isinstance(e, OSError) and e.errno in _SHORTAGES:
-            raise
+    except ValueError:
         return False
 
 
@@ -70,7 +69,7 @@ def outline(files: Iterable[FilePart], embedding_column: str) -> tuple[int, int]
     """
     rows = dim = 0
     for part in files:
-        with _opened(part) as file:
+        with _opened(part.uri, part.path) as file:
             rows += file.metadata.num_rows
             if not dim:
                 dim = _first_dim(file, embedding_column)
@@ -100,12 +99,15 @@ def _batch_rows(group: pq.RowGroupMetaData, embedding_column: str) -> int:
 
 
 @contextmanager
-def _opened(part: FilePart) -> Iterator[pq.ParquetFile]:
+def _opened(name: str, source: str | pa.NativeFile) -> Iterator[pq.ParquetFile]:
+    """A file to read in a block. Raises ValueError, which names it, when it is damaged, in the block as well."""
     try:
-        with pq.ParquetFile(part.path) as file:
+        with pq.ParquetFile(source) as file:
             yield file
     except _DAMAGED as e:
-        raise ValueError(f"{part.uri} cannot be read as Parquet: {str(e).splitlines()[0]}") from e
+        if isinstance(e, OSError) and e.errno in _SHORTAGES:
+            raise
+        raise ValueError(f"{name} cannot be read as Parquet: {(str(e) or repr(e)).splitlines()[0]}") from e
 
 
 def _plain(column: pa.Array) -> pa.Array:
