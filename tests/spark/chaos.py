@@ -92,10 +92,11 @@ def kill_one(run: subprocess.Popen[bytes], victim: str, chance: random.Random) -
 def kill_busy_worker(run: subprocess.Popen[bytes]) -> bool:
     """Kill a Python worker that is computing; whether there was one."""
     for pid, command in processes(run.pid):
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-        if "pyspark.daemon" in command and state == "R":
-            os.kill(pid, signal.SIGKILL)
-            return True
+        with contextlib.suppress(OSError):  # it may end by itself meanwhile
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+            if "pyspark.daemon" in command and state == "R":
+                os.kill(pid, signal.SIGKILL)
+                return True
     return False
 
 

@@ -18,6 +18,7 @@ from pyspark.sql import SparkSession
 from jobs.dedup import run
 from jobs.options import Options, parse
 from jobs.stages import Run
+from tests.reference import real_embeddings
 
 CONF = Path(__file__).parents[2] / "conf" / "local"
 EMULATION = Path(__file__).parents[1] / "emulation"
@@ -99,3 +100,10 @@ def write_parquet(folder: Path, ids: list[str], rows: np.ndarray, files: int = 1
     for n in range(files):
         pq.write_table(table.slice(bounds[n], bounds[n + 1] - bounds[n]), folder / f"part-{n:05d}.parquet")
     return folder
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """200 real embeddings as Parquet."""
+    ids, rows = real_embeddings()
+    return write_parquet(tmp_path / "in", ids[:200], rows[:200])
