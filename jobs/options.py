@@ -117,7 +117,8 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     g.add_argument(
         "--max-rejected-fraction", type=_fraction, default=0.1, metavar="SHARE",
-        help="stop before clustering when more than this share (0 to 1) of the clips is unusable",
+        help="stop before clustering when more than this share (0 to 1) of the clips is unusable, or of the bytes is "
+        "in Parquet files that cannot be opened",
     )  # fmt: skip
 
     g = p.add_argument_group("clustering")
